@@ -1,0 +1,57 @@
+# Each target does its own set-up. Needs: Debian (or alike) with Python >= 3.11 and make; installs the rest.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SOURCES := pyproject.toml requirements.lock viewer/build_hook.py viewer/package-lock.json viewer/index.html \
+	viewer/vite.config.ts viewer/tsconfig.json $(shell find viewer/src -type f 2>/dev/null)
+
+.PHONY: help setup system test test-system gpu-test lint format demo bench lock clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+system: ## install the one system package that a virtual environment needs, where it is missing
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "gpu-render needs Python 3.11 or newer; set PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || ./scripts/apt-install python3-venv
+
+$(STAMP): $(SOURCES) | system
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $(STAMP)
+
+setup: $(STAMP) ## make .venv and install everything, the viewer too
+
+test-system: ## what some tests need beside Python; they skip, with the reason, where it cannot be had
+	@./scripts/test-system
+
+test: setup test-system ## run the tests
+	$(BIN)/pytest
+
+gpu-test: setup ## run the tests that need an NVIDIA GPU (install the cuda12 or cuda13 extra first)
+	$(BIN)/pytest -m gpu
+
+lint: setup ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup ## let ruff format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+demo: setup ## serve sample images and a CT phantom on http://127.0.0.1:8000/ and open the browser
+	$(BIN)/gpu-render demo
+
+bench: setup ## time to a slice, per transfer syntax; takes a few minutes
+	$(BIN)/python -m benchmarks.slice
+
+lock: setup ## write requirements.lock anew
+	$(BIN)/pip install --quiet uv
+	$(BIN)/uv pip compile pyproject.toml --extra test --group build --generate-hashes --universal \
+		--python-version 3.11 --no-annotate --no-header --upgrade -o requirements.lock
+
+clean: ## remove what was made here
+	rm -rf $(VENV) viewer/node_modules viewer/dist dist

@@ -1,0 +1,128 @@
+"""create_app(settings): the service as an ASGI application."""
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections.abc import AsyncIterator, Callable
+
+from fastapi import FastAPI
+from starlette.datastructures import MutableHeaders
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api import catalog, documentation, legacy, native, ops, pages, problems
+from api.service import Service
+from gpu_render import __version__
+from gpu_render.archive.folder import FolderArchive
+from gpu_render.renderer import Renderer
+from gpu_render.settings import Settings
+from gpu_render.workers import WorkerPool
+from kernels import open_backend
+
+log = logging.getLogger("gpu_render")
+
+Progress = Callable[[int, int], None]
+
+#: What a page of this service may do: nothing from elsewhere. Inline styles are the image viewport's own.
+CONTENT_SECURITY_POLICY = (
+    "default-src 'self'; img-src 'self' data: blob:; worker-src 'self' blob:; "
+    "style-src 'self' 'unsafe-inline'; object-src 'none'; base-uri 'none'; frame-ancestors 'self'"
+)
+SECURITY_HEADERS = {
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+class SecurityHeaders:
+    """Pure ASGI: adds SECURITY_HEADERS to every answer without touching its body."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def add(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self._app(scope, receive, add if scope["type"] == "http" else send)
+
+
+class Scanner:
+    """Scans at start and then every ``interval_s`` on a thread of its own, while requests are served."""
+
+    def __init__(self, archive: FolderArchive, interval_s: float, progress: Progress | None) -> None:
+        self._archive = archive
+        self._interval_s = interval_s
+        self._progress = progress
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="scan", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._archive.scan(self._progress, self._stop)
+            except Exception as error:  # noqa: BLE001 - a failed scan must not end the scans after it
+                log.error("scan failed with %s; the next one tries again", type(error).__name__)
+            if self._stop.wait(self._interval_s or None):
+                return
+
+    def close(self) -> None:
+        """Stop a running scan after the file it is at, and join the thread."""
+        self._stop.set()
+        self._thread.join()
+
+
+def create_app(settings: Settings | None = None, scan_progress: Progress | None = None) -> FastAPI:
+    """The service over ``settings`` (default: from the environment). It opens nothing before its lifespan starts.
+
+    ``scan_progress(done, total)`` is called from the scanning thread.
+    """
+    chosen = settings or Settings()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with running(chosen, scan_progress) as service:
+            app.state.service = service
+            yield
+
+    app = FastAPI(
+        title="gpu-render",
+        version=__version__,
+        description="DICOM slices as raw arrays, rendered on a GPU where there is one.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    problems.install(app)
+    app.add_middleware(SecurityHeaders)
+    if "*" not in chosen.allowed_hosts:
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(chosen.allowed_hosts), www_redirect=False)
+    for module in (native, catalog, legacy, ops, documentation):
+        app.include_router(module.router)
+    pages.mount(app)
+    return app
+
+
+@contextlib.asynccontextmanager
+async def running(settings: Settings, scan_progress: Progress | None = None) -> AsyncIterator[Service]:
+    """Open backend, workers, archive and renderer, scan in the background; close all of them at the end."""
+    with contextlib.ExitStack() as stack:
+        backend = stack.enter_context(contextlib.closing(open_backend(settings.backend, settings.device)))
+        log.info("rendering on %s (%s)", backend.name, backend.description)
+        pool = stack.enter_context(contextlib.closing(WorkerPool(settings.workers)))
+        archive = stack.enter_context(contextlib.closing(FolderArchive(settings.roots, settings.index_path, pool)))
+        renderer = stack.enter_context(contextlib.closing(Renderer(archive, backend, pool, settings)))
+        stack.enter_context(contextlib.closing(Scanner(archive, settings.rescan_interval_s, scan_progress)))
+        warming = asyncio.get_running_loop().run_in_executor(None, pool.warm)
+        try:
+            yield Service(settings, archive, renderer)
+        finally:
+            await warming

@@ -1,0 +1,77 @@
+"""A rendered frame as an HTTP body with the headers that say what it is."""
+
+import hashlib
+import io
+
+import numpy as np
+from starlette.responses import Response
+
+from gpu_render import PIPELINE_VERSION
+from gpu_render.frame import RenderedFrame, Window
+from gpu_render.reference import FrameRef
+from gpu_render.view import View
+
+OCTETS = "application/octet-stream"
+NPY = "application/x-npy"
+MEDIA_TYPES = (OCTETS, NPY)
+
+#: A frame of a SOP Instance never changes (PS3.3 C.12.1.1.1), so browsers may keep it for a year.
+IMMUTABLE = "private, max-age=31536000, immutable"
+
+
+def etag(ref: FrameRef, view: View, media_type: str, version: str) -> str:
+    """Strong ETag over what decides the bytes: the frame, the view, the form, this pipeline and the file's version."""
+    key = repr((ref, view, media_type, PIPELINE_VERSION, version)).encode()
+    return f'"{hashlib.blake2b(key, digest_size=16).hexdigest()}"'
+
+
+def matches(if_none_match: str | None, tag: str) -> bool:
+    """Whether If-None-Match (RFC 9110 section 13.1.2) names ``tag``."""
+    if if_none_match is None:
+        return False
+    candidates = (item.strip().removeprefix("W/") for item in if_none_match.split(","))
+    return any(item in (tag, "*") for item in candidates)
+
+
+def caching(tag: str) -> dict[str, str]:
+    """Headers that let a browser keep the answer."""
+    return {"ETag": tag, "Cache-Control": IMMUTABLE, "Vary": "Accept, Authorization"}
+
+
+def number(value: float) -> str:
+    """Shortest decimal that reads back as ``value``; 40 rather than 40.0."""
+    return repr(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
+
+
+def window_text(window: Window) -> str:
+    """``center,width,FUNCTION``."""
+    return f"{number(window.center)},{number(window.width)},{window.function}"
+
+
+def array_headers(frame: RenderedFrame) -> dict[str, str]:
+    """The X-Array-*, X-Window, X-*-Backend and Server-Timing headers."""
+    headers = {
+        "X-Array-Shape": ",".join(map(str, frame.pixels.shape)),
+        "X-Array-Dtype": frame.pixels.dtype.str,
+        "X-Array-Stage": str(frame.stage),
+        "X-Decode-Backend": frame.decoder,
+        "X-Render-Backend": frame.backend,
+        "Server-Timing": ", ".join(f"{step};dur={value:.3f}" for step, value in frame.timings.items()),
+    }
+    if frame.window is not None:
+        headers["X-Window"] = window_text(frame.window)
+    return headers
+
+
+def array_response(frame: RenderedFrame, media_type: str, tag: str) -> Response:
+    """The pixels, without a copy: the body is a flat byte view of the array."""
+    pixels = np.ascontiguousarray(frame.pixels)
+    body: bytes | memoryview
+    if media_type == NPY:
+        buffer = io.BytesIO()
+        np.save(buffer, pixels, allow_pickle=False)
+        body = buffer.getbuffer()
+    else:
+        body = pixels.reshape(-1).view(np.uint8).data
+    headers = {**array_headers(frame), **caching(tag)}
+    return Response(body, 200, headers, media_type)

@@ -1,0 +1,317 @@
+"""The command line: ``gpu-render serve | demo | render | info``."""
+
+import asyncio
+import contextlib
+import hashlib
+import ipaddress
+import logging
+import os
+import platform
+import sys
+import threading
+import time
+import webbrowser
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import numpy as np
+import typer
+import uvicorn
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from api.app import create_app
+from api.arrays import window_text
+from api.native import parse_view
+from gpu_render import __version__
+from gpu_render.archive.file import FileArchive
+from gpu_render.decode import codec_versions
+from gpu_render.demo import prepare_demo
+from gpu_render.errors import RenderError
+from gpu_render.frame import RenderedFrame
+from gpu_render.images import encode_png
+from gpu_render.renderer import Renderer
+from gpu_render.settings import Settings, default_cache_dir
+from gpu_render.view import View
+from gpu_render.workers import WorkerPool
+from kernels import BackendUnavailable, open_backend
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+errors = Console(stderr=True, highlight=False)
+
+
+class BackendChoice(StrEnum):
+    """Which device renders."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class StageChoice(StrEnum):
+    """Which stage of the picture comes out."""
+
+    STORED = "stored"
+    MODALITY = "modality"
+    DISPLAY = "display"
+
+
+HostOption = Annotated[str, typer.Option(help="Address to listen on. Others than loopback need --allow-anonymous.")]
+PortOption = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
+BackendOption = Annotated[BackendChoice, typer.Option(help="Device that renders; auto takes a GPU where there is one.")]
+
+
+def fail(message: str, code: int = 2) -> NoReturn:
+    """Say what is wrong on stderr and leave."""
+    errors.print(f"[red]gpu-render:[/red] {message}", soft_wrap=True)
+    raise typer.Exit(code)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether nobody but this machine can reach ``host``."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def check_host(host: str, allow_anonymous: bool) -> tuple[str, ...]:
+    """Refuse an address that others reach, unless allowed; return the Host headers to answer."""
+    if is_loopback(host):
+        return ("localhost", "127.0.0.1", "[::1]", host)
+    if not allow_anonymous:
+        fail(
+            f"{host} can be reached from other machines, and this service has no access control yet: everybody there "
+            "could read every study. Listen on 127.0.0.1 behind a proxy that checks who asks, or say "
+            "--allow-anonymous if that is what you want."
+        )
+    errors.print(f"[yellow]warning:[/yellow] {host} is served without access control, as --allow-anonymous says")
+    return ("*",)
+
+
+def check_roots(paths: list[Path]) -> tuple[Path, ...]:
+    """Folders that exist, resolved once. Anything else ends the command."""
+    for path in paths:
+        if not path.is_dir():
+            fail(f"{path} is not a folder")
+        if not os.access(path, os.R_OK | os.X_OK):
+            fail(f"{path} may not be read by this user")
+    return tuple(path.resolve() for path in paths)
+
+
+def default_index(roots: tuple[Path, ...]) -> Path:
+    """An index file of its own for each set of roots, below the cache folder."""
+    name = hashlib.sha256("\0".join(sorted(map(str, roots))).encode()).hexdigest()[:16]
+    return default_cache_dir() / "index" / f"{name}.sqlite"
+
+
+def set_up_logging() -> None:
+    """Our own and uvicorn's messages on stderr. Access logs stay off: URLs name studies."""
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(message)s",
+        handlers=[RichHandler(console=errors, show_path=False, markup=False)],
+        force=True,
+    )
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+
+
+class ScanDisplay:
+    """Shows a scan: a progress bar on a terminal, a line every few seconds elsewhere."""
+
+    def __init__(self) -> None:
+        self._bar: Progress | None = None
+        self._said_s = 0.0
+
+    def __call__(self, done: int, total: int) -> None:
+        if errors.is_terminal:
+            self._draw(done, total)
+        elif done >= total or time.monotonic() - self._said_s > 5:
+            self._said_s = time.monotonic()
+            logging.getLogger("gpu_render").info("indexed %d of %d files", done, total)
+
+    def _draw(self, done: int, total: int) -> None:
+        if self._bar is None:
+            self._bar = Progress(
+                TextColumn("indexing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=errors,
+                transient=True,
+            )
+            self._bar.add_task("scan", total=total)
+            self._bar.start()
+        self._bar.update(self._bar.task_ids[0], completed=done, total=total)
+        if done >= total:
+            self._bar.stop()
+            self._bar = None
+
+
+class Server(uvicorn.Server):
+    """Says where it listens once it does, and opens a browser there if asked to."""
+
+    open_browser = False
+
+    async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
+        await super().startup(sockets)  # type: ignore[arg-type]
+        if not self.started or not self.servers:
+            return
+        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        url = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+        errors.print(f"gpu-render {__version__} listens on [bold]{url}[/bold]  (stop with Ctrl+C)")
+        if self.open_browser:
+            threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
+
+
+def run_server(settings: Settings, host: str, port: int, open_browser: bool = False) -> None:
+    """Serve until SIGINT or SIGTERM."""
+    config = uvicorn.Config(
+        create_app(settings, ScanDisplay()),
+        host=host,
+        port=port,
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_graceful_shutdown=10,
+    )
+    server = Server(config)
+    server.open_browser = open_browser
+    try:
+        server.run()
+    except BackendUnavailable as error:
+        fail(str(error))
+    if not server.started:
+        raise typer.Exit(1)
+
+
+@app.command()
+def serve(
+    paths: Annotated[list[Path], typer.Argument(help="Folders with DICOM files; nothing outside them is ever read.")],
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 8000,
+    backend: BackendOption = BackendChoice.AUTO,
+    allow_anonymous: Annotated[
+        bool, typer.Option("--allow-anonymous", help="Listen where others can reach it, without access control.")
+    ] = False,
+    index: Annotated[Path | None, typer.Option(help="Index file; the default lies below the user's cache folder.")] = None,
+) -> None:
+    """Index folders of DICOM files and serve them: viewer at /, API documentation at /docs."""
+    allowed_hosts = check_host(host, allow_anonymous)
+    roots = check_roots(paths)
+    set_up_logging()
+    settings = Settings(
+        roots=roots,
+        index_path=index or Settings().index_path or default_index(roots),
+        backend=backend.value,
+        allowed_hosts=allowed_hosts,
+    )
+    run_server(settings, host, port)
+
+
+@contextlib.contextmanager
+def demo_progress() -> Iterator[object]:
+    """A bar for each thing that is being made."""
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=errors
+    ) as bar:
+        tasks: dict[str, object] = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done, total=total)  # type: ignore[arg-type]
+
+        yield show
+
+
+@app.command()
+def demo(
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 8000,
+    backend: BackendOption = BackendChoice.AUTO,
+    allow_anonymous: Annotated[bool, typer.Option("--allow-anonymous", help="See serve.")] = False,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the viewer in a browser.")] = True,
+    folder: Annotated[Path | None, typer.Option(help="Where the demo files are made once.")] = None,
+) -> None:
+    """Serve sample images of all kinds and a 300-slice CT phantom, made once (about 350 MB)."""
+    allowed_hosts = check_host(host, allow_anonymous)
+    target = folder or default_cache_dir() / "demo"
+    set_up_logging()
+    with demo_progress() as show:
+        roots = tuple(prepare_demo(target, progress=show))
+    settings = Settings(
+        roots=roots, index_path=target / "index.sqlite", backend=backend.value, allowed_hosts=allowed_hosts
+    )
+    run_server(settings, host, port, open_browser=browser)
+
+
+@app.command()
+def render(
+    file: Annotated[Path, typer.Argument(help="One DICOM file.")],
+    frame: Annotated[int, typer.Option(min=1, help="Frame number, from 1.")] = 1,
+    stage: Annotated[StageChoice, typer.Option(help="stored, modality or display values.")] = StageChoice.DISPLAY,
+    window: Annotated[str | None, typer.Option(help="CENTER,WIDTH[,linear|linear-exact|sigmoid]")] = None,
+    voi: Annotated[str | None, typer.Option(help="Which VOI of the file, from 0.")] = None,
+    region: Annotated[str | None, typer.Option(help="X,Y,WIDTH,HEIGHT in stored pixels")] = None,
+    viewport: Annotated[str | None, typer.Option(help="WIDTH,HEIGHT that the picture fits in")] = None,
+    invert: Annotated[bool, typer.Option("--invert", help="Turn grey values round.")] = False,
+    output: Annotated[Path | None, typer.Option(help="x.npy or x.png; the default only says what came out.")] = None,
+    backend: BackendOption = BackendChoice.AUTO,
+) -> None:
+    """Render one frame of one file, without a server: the same bytes that the service answers."""
+    if output is not None and output.suffix not in (".npy", ".png"):
+        fail("the output's name ends in .npy or .png")
+    try:
+        view = parse_view(stage.value, window, voi, region, viewport, str(invert).lower(), Settings().max_viewport)
+        rendered = asyncio.run(render_file(file, frame, view, backend))
+        if output is not None:
+            save(rendered, output)
+    except (RenderError, BackendUnavailable) as error:
+        fail(str(error), 1)
+    shape = " x ".join(map(str, rendered.pixels.shape))
+    used = f", window {window_text(rendered.window)}" if rendered.window else ""
+    errors.print(f"{rendered.stage} {shape} {rendered.pixels.dtype.str}{used}, decoded by {rendered.decoder}")
+
+
+async def render_file(file: Path, frame_number: int, view: View, backend: BackendChoice) -> RenderedFrame:
+    """One frame of one file through the service's own Renderer."""
+    settings = Settings(backend=backend.value, workers=1)
+    with contextlib.ExitStack() as stack:
+        device = stack.enter_context(contextlib.closing(open_backend(settings.backend, settings.device)))
+        pool = stack.enter_context(contextlib.closing(WorkerPool(settings.workers)))
+        archive = stack.enter_context(contextlib.closing(FileArchive(file, pool)))
+        renderer = stack.enter_context(contextlib.closing(Renderer(archive, device, pool, settings)))
+        return await renderer.render(archive.ref(frame_number), view)
+
+
+def save(rendered: RenderedFrame, output: Path) -> None:
+    """Write the array as .npy, or as .png where PNG can hold it."""
+    if output.suffix == ".npy":
+        with output.open("wb") as target:
+            np.save(target, rendered.pixels, allow_pickle=False)
+    else:
+        output.write_bytes(encode_png(rendered.pixels))
+
+
+@app.command()
+def info(backend: BackendOption = BackendChoice.AUTO) -> None:
+    """Say what this installation renders and decodes with."""
+    try:
+        with contextlib.closing(open_backend(backend.value)) as device:
+            rows = [("backend", device.name), ("device", device.description)]
+    except BackendUnavailable as error:
+        fail(str(error), 1)
+    table = Table(title=f"gpu-render {__version__}", show_header=False)
+    for name, text in [("python", f"{platform.python_version()} on {platform.platform()}"), *rows]:
+        table.add_row(name, text)
+    codecs = Table(title="decoders", header_style="bold")
+    for heading in ("transfer syntax", "UID", "decoder", "version"):
+        codecs.add_column(heading)
+    for row in codec_versions():
+        codecs.add_row(row.name, row.uid, row.decoder, row.version)
+    out = Console(file=sys.stdout)
+    out.print(table)
+    out.print(codecs)

@@ -1,0 +1,113 @@
+"""``/api/.../frames/{frame}``: one frame as a raw array."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
+
+from api.arrays import MEDIA_TYPES, array_response, caching, etag, matches
+from api.negotiation import choose
+from api.service import ClientGone, Service, priority_of, service_of, while_connected
+from gpu_render.errors import BadRequest
+from gpu_render.reference import FrameRef
+from gpu_render.view import Stage, View, parse_region, parse_viewport, parse_window
+
+router = APIRouter(prefix="/api", tags=["raw arrays"])
+
+_EXAMPLE_HEADERS = {
+    "X-Array-Shape": "512,512",
+    "X-Array-Dtype": "|u1",
+    "X-Array-Stage": "display",
+    "X-Window": "40,400,LINEAR",
+    "X-Decode-Backend": "native",
+    "X-Render-Backend": "cpu",
+    "Server-Timing": "queue;dur=0.102, read;dur=0.041, decode;dur=0.004, upload;dur=0.01, render;dur=0.2, download;dur=0",
+}
+
+
+def parse_flag(text: str | None) -> bool:
+    """``true``/``1``/empty (a bare ``?invert``) or ``false``/``0``. Raises BadRequest."""
+    if text is None or text.lower() in ("false", "0"):
+        return False
+    if text.lower() in ("", "true", "1"):
+        return True
+    raise BadRequest("invert is true or false")
+
+
+def parse_view(
+    stage: str | None, window: str | None, voi: str | None, region: str | None, viewport: str | None,
+    invert: str | None, max_side: int,
+) -> View:
+    """Query parameters to a View. Raises BadRequest and its subclasses."""
+    name = (stage or "display").lower()
+    if name not in Stage:
+        raise BadRequest("stage is stored, modality or display")
+    if voi is not None and not (voi.isascii() and voi.isdigit() and len(voi) <= 4):
+        raise BadRequest("voi is the number of one of the file's VOI transformations, from 0")
+    view = View(
+        stage=Stage(name),
+        window=parse_window(window) if window else None,
+        voi_index=int(voi) if voi is not None else None,
+        region=parse_region(region) if region else None,
+        viewport=parse_viewport(viewport, max_side) if viewport else None,
+        invert=parse_flag(invert),
+    )
+    if view.stage is not Stage.DISPLAY and (view.window or view.invert or view.voi_index is not None):
+        raise BadRequest("window, voi and invert belong to stage=display")
+    return view
+
+
+async def frame_response(request: Request, service: Service, ref: FrameRef, view: View, media_type: str) -> Response:
+    """The frame, or 304 where the client has it already."""
+    known = request.headers.get("if-none-match")
+    if known is not None:
+        tag = etag(ref, view, media_type, service.archive.describe(ref).version)
+        if matches(known, tag):
+            return Response(status_code=304, headers=caching(tag))
+    try:
+        frame = await while_connected(request, service.renderer.render(ref, view, priority_of(request)))
+    except ClientGone:
+        return Response(status_code=499)
+    return array_response(frame, media_type, etag(ref, view, media_type, frame.version))
+
+
+@router.get(
+    "/studies/{study}/series/{series}/instances/{instance}/frames/{frame}",
+    summary="One frame as a raw array",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "Little-endian, C order; the headers say shape, dtype, stage and the window used.",
+            "headers": {
+                name: {"schema": {"type": "string"}, "example": text} for name, text in _EXAMPLE_HEADERS.items()
+            },
+            "content": {media: {"schema": {"type": "string", "format": "binary"}} for media in MEDIA_TYPES},
+        },
+        304: {"description": "The ETag in If-None-Match still holds."},
+        404: {"description": "No such study, series, instance or frame."},
+    },
+)
+async def get_frame(
+    request: Request,
+    study: str,
+    series: str,
+    instance: str,
+    frame: str,
+    stage: Annotated[str | None, Query(description="stored, modality or display", examples=["display"])] = None,
+    window: Annotated[
+        str | None, Query(description="center,width[,linear|linear-exact|sigmoid]", examples=["40,400"])
+    ] = None,
+    voi: Annotated[str | None, Query(description="which VOI of the file, from 0", examples=["0"])] = None,
+    region: Annotated[str | None, Query(description="x,y,width,height in stored pixels", examples=["0,0,256,256"])] = None,
+    viewport: Annotated[str | None, Query(description="width,height that the picture fits in", examples=["256,256"])] = None,
+    invert: Annotated[str | None, Query(description="true: grey values turned round", examples=["false"])] = None,
+) -> Response:
+    """Stored values, modality values (HU ...) or the 8-bit picture of one frame.
+
+    Without ``window`` the file's first VOI is applied, and the frame's range where it has none.
+    """
+    service = service_of(request)
+    media_type = choose(request.headers.get("accept"), MEDIA_TYPES)
+    ref = FrameRef.parse(study, series, instance, frame)
+    view = parse_view(stage, window, voi, region, viewport, invert, service.settings.max_viewport)
+    return await frame_response(request, service, ref, view, media_type)

@@ -1,0 +1,120 @@
+"""Errors as ``application/problem+json`` (RFC 9457), from one table of status codes."""
+
+import logging
+import traceback
+
+import orjson
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gpu_render import errors
+
+log = logging.getLogger("gpu_render.api")
+
+#: Most special class first: the first that fits decides.
+STATUS: tuple[tuple[type[errors.RenderError], int, str], ...] = (
+    (errors.InvalidUid, 400, "Malformed UID"),
+    (errors.InvalidFrameNumber, 400, "Not a frame number"),
+    (errors.InvalidWindow, 400, "Not a window"),
+    (errors.InvalidRegion, 400, "Not a region of this image"),
+    (errors.BadRequest, 400, "Bad request"),
+    (errors.NotFound, 404, "Not found"),
+    (errors.NotAcceptable, 406, "Nothing acceptable"),
+    (errors.NotRenderable, 406, "Cannot be shown like this"),
+    (errors.TooLarge, 413, "Too large"),
+    (errors.DecoderTimeout, 422, "Decoding was stopped"),
+    (errors.CorruptPixelData, 422, "Corrupt pixel data"),
+    (errors.UnsupportedTransferSyntax, 501, "No decoder for this transfer syntax"),
+    (errors.Overloaded, 503, "Overloaded"),
+    (errors.RenderError, 500, "Cannot be rendered"),
+)
+
+
+def problem(status: int, kind: str, title: str, detail: str, request: Request) -> Response:
+    """A problem document. ``type`` is a URN that names the error class; UIDs of the request become members."""
+    body: dict[str, object] = {
+        "type": f"urn:gpu-render:problem:{kind}",
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "instance": request.url.path,
+    }
+    for parameter, member in (("instance", "sop_instance_uid"), ("frame", "frame_number")):
+        if parameter in request.path_params:
+            body[member] = str(request.path_params[parameter])
+    return Response(
+        orjson.dumps(body), status, {"Cache-Control": "no-store"}, media_type="application/problem+json"
+    )
+
+
+def _kind(error: type[Exception]) -> str:
+    """``CorruptPixelData`` -> ``corrupt-pixel-data``."""
+    return "".join(f"-{c.lower()}" if c.isupper() else c for c in error.__name__).lstrip("-")
+
+
+def _core_error(request: Request, error: Exception) -> Response:
+    status, title = next((status, title) for cls, status, title in STATUS if isinstance(error, cls))
+    detail = str(error)
+    uid = str(request.path_params.get("instance", ""))
+    if status >= 406 and uid and uid not in detail:
+        detail = f"{detail} (SOP Instance UID {uid})"
+    response = problem(status, _kind(type(error)), title, detail, request)
+    if isinstance(error, errors.Overloaded):
+        response.headers["Retry-After"] = str(error.retry_after_s)
+    return response
+
+
+def _http_error(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    titles = {404: "No such resource", 405: "Method not allowed"}
+    response = problem(status, f"http-{status}", titles.get(status, "Refused"), "see /docs for what there is", request)
+    if isinstance(error, HTTPException) and error.headers:
+        response.headers.update(error.headers)
+    return response
+
+
+def _invalid_parameter(request: Request, error: Exception) -> Response:
+    names = sorted({str(item["loc"][-1]) for item in error.errors()}) if isinstance(error, RequestValidationError) else []
+    return problem(400, "bad-request", "Bad request", f"not understood: {', '.join(names)}", request)
+
+
+def install(app: FastAPI) -> None:
+    """Make ``app`` answer every error with a problem document."""
+    app.add_exception_handler(errors.RenderError, _core_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(RequestValidationError, _invalid_parameter)
+    app.add_middleware(Boundary)
+
+
+class Boundary:
+    """Pure ASGI: turns an unforeseen exception into a 500, and logs where it came from but not its text.
+
+    The text of a foreign exception can quote element values, so neither the answer nor the log holds it.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = False
+
+        async def note_start(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self._app(scope, receive, note_start)
+        except Exception as error:  # noqa: BLE001 - the last boundary: nothing may end the process or leak text
+            where = "".join(traceback.format_tb(error.__traceback__)[-6:])
+            log.error("unforeseen %s at\n%s", type(error).__name__, where)
+            if not started:
+                request = Request(scope)
+                detail = f"an unforeseen {type(error).__name__}; the server's log says where"
+                await problem(500, "internal", "Internal error", detail, request)(scope, receive, send)

@@ -1,0 +1,92 @@
+"""Decoded frames within a byte budget, one load a key at a time. Lives on the event loop: no locks."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Generic, Protocol, TypeVar
+
+from cachetools import LRUCache
+
+
+class Sized(Protocol):
+    """Something that counts against the budget."""
+
+    @property
+    def nbytes(self) -> int: ...
+
+
+V = TypeVar("V", bound=Sized)
+
+
+class _Load(Generic[V]):
+    """A load under way and how many wait for it."""
+
+    def __init__(self, task: "asyncio.Task[V]") -> None:
+        self.task = task
+        self.waiting = 0
+
+
+class FrameCache(Generic[V]):
+    """Least recently used values go first when ``budget_bytes`` is full; a value above the budget is not kept.
+
+    Any number of callers that miss on one key share one load. A load is cancelled when all of them have gone; a
+    failed load is forgotten, so that the next caller tries again.
+    """
+
+    def __init__(self, budget_bytes: int) -> None:
+        self._values: LRUCache[Hashable, V] = LRUCache(budget_bytes, getsizeof=lambda value: value.nbytes)
+        self._loads: dict[Hashable, _Load[V]] = {}
+        self.hits = 0
+        self.misses = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held now."""
+        return int(self._values.currsize)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def peek(self, key: Hashable) -> V | None:
+        """The value, counted as a hit, or None."""
+        value = self._values.get(key)
+        if value is not None:
+            self.hits += 1
+        return value
+
+    async def get(self, key: Hashable, load: Callable[[], Awaitable[V]]) -> V:
+        """The value of ``key``, loaded by ``load`` where it is not held. Raises what ``load`` raises."""
+        value = self.peek(key)
+        if value is not None:
+            return value
+        self.misses += 1
+        entry = self._loads.get(key)
+        if entry is None:
+            entry = self._loads[key] = _Load(asyncio.ensure_future(self._fill(key, load)))
+        entry.waiting += 1
+        try:
+            return await asyncio.shield(entry.task)
+        finally:
+            entry.waiting -= 1
+            if entry.waiting == 0 and not entry.task.done():
+                entry.task.cancel()
+                if self._loads.get(key) is entry:
+                    del self._loads[key]
+
+    async def _fill(self, key: Hashable, load: Callable[[], Awaitable[V]]) -> V:
+        task = asyncio.current_task()
+        try:
+            value = await load()
+        finally:
+            # clear() or a cancelled load may have made room for a newer one under the same key.
+            current = self._loads.get(key)
+            valid = current is not None and current.task is task
+            if valid:
+                del self._loads[key]
+        if valid and value.nbytes <= self._values.maxsize:
+            self._values[key] = value
+        return value
+
+    def clear(self) -> None:
+        """Forget all values, and do not keep what is being loaded now."""
+        self._values.clear()
+        self._loads.clear()

@@ -1,0 +1,89 @@
+"""Every error the core raises on purpose.
+
+::
+
+    RenderError
+    ├── BadRequest                  400  the caller asked for something that is not a request
+    │   ├── InvalidUid
+    │   ├── InvalidFrameNumber
+    │   ├── InvalidWindow
+    │   └── InvalidRegion
+    ├── NotFound                    404  no such study, series, instance, frame or image id
+    ├── NotAcceptable               406  none of the media types in Accept can be had
+    ├── NotRenderable               406  the object has no pixels, or cannot be shown as asked
+    ├── TooLarge                    413  the header declares more than the set limits
+    ├── CorruptPixelData            422  truncated, contradictory, or the decoder refused it
+    │   └── DecoderTimeout          422  the decoder ran past its time or memory limit
+    ├── UnsupportedTransferSyntax   501  no decoder; says what would be needed
+    └── Overloaded                  503  the queue is full; retry later
+
+    UnreadableFile                       raised by a scan only: listed with its reason, never fatal
+
+A message may name UIDs, tags, transfer syntaxes and sizes. It never holds a patient attribute, a file path or
+the text of another library's exception (which can quote element values).
+The HTTP status of each class is set in one table, ``api/problems.py``.
+"""
+
+
+class RenderError(Exception):
+    """Base of all errors of this package."""
+
+
+class BadRequest(RenderError):
+    """The request itself is malformed."""
+
+
+class InvalidUid(BadRequest):
+    """A UID breaks PS3.5 section 9: at most 64 characters, digits and dots, no empty or zero-led component."""
+
+
+class InvalidFrameNumber(BadRequest):
+    """A frame number is not an integer from 1 upwards."""
+
+
+class InvalidWindow(BadRequest):
+    """A window that PS3.3 C.11.2.1.2 does not allow."""
+
+
+class InvalidRegion(BadRequest):
+    """A region outside the image, or a viewport without area."""
+
+
+class NotFound(RenderError):
+    """The archive does not hold what was asked for."""
+
+
+class NotAcceptable(RenderError):
+    """Nothing that the caller accepts can be made."""
+
+
+class NotRenderable(RenderError):
+    """The object has no pixels (SR, PR, KO ...), or cannot be shown in the way that was asked for."""
+
+
+class TooLarge(RenderError):
+    """Declared sizes exceed the limits; nothing was allocated."""
+
+
+class CorruptPixelData(RenderError):
+    """Truncated or corrupt pixel data, lengths that disagree, or a decoder that failed."""
+
+
+class DecoderTimeout(CorruptPixelData):
+    """The decoder was stopped at its time or memory limit."""
+
+
+class UnsupportedTransferSyntax(RenderError):
+    """No decoder for this transfer syntax is known or installed."""
+
+
+class Overloaded(RenderError):
+    """The render queue is full. ``retry_after_s`` is a hint in seconds."""
+
+    def __init__(self, message: str, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class UnreadableFile(RenderError):
+    """A file that a scan could not index; the message is the reason shown to operators."""

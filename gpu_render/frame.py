@@ -1,0 +1,196 @@
+"""Records that travel from the archive to the renderer. Plain, immutable, no behaviour beyond what they are."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import EllipsisType
+
+import numpy as np
+import numpy.typing as npt
+
+from gpu_render.reference import FrameRef
+
+Samples = npt.NDArray[np.generic]
+
+#: DeviceFrame.extent before anybody asked for it (None is an answer: nothing but padding).
+UNKNOWN = ...
+
+
+class VoiFunction(StrEnum):
+    """VOI LUT Function (0028,1056), PS3.3 C.11.2.1.2 and C.11.2.1.3."""
+
+    LINEAR = "LINEAR"
+    LINEAR_EXACT = "LINEAR_EXACT"
+    SIGMOID = "SIGMOID"
+
+
+@dataclass(frozen=True, slots=True)
+class PixelLayout:
+    """Image Pixel attributes (PS3.3 C.7.6.3) of one frame as stored.
+
+    ``rows``, ``columns`` [px]; ``bits_*`` and ``high_bit`` [bit]; ``pixel_representation`` 0 unsigned, 1 two's
+    complement; ``planar_configuration`` 0 interleaved, 1 planes. ``is_float`` marks Float (32 bit) and Double Float
+    (64 bit) Pixel Data, for which ``bits_stored == bits_allocated``.
+    """
+
+    rows: int
+    columns: int
+    samples_per_pixel: int
+    bits_allocated: int
+    bits_stored: int
+    high_bit: int
+    pixel_representation: int
+    photometric_interpretation: str
+    planar_configuration: int = 0
+    is_float: bool = False
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """The stored samples' little-endian dtype: the container of Bits Allocated (1-bit unpacks to uint8)."""
+        if self.is_float:
+            return np.dtype(f"<f{self.bits_allocated // 8}")
+        size = max(1, self.bits_allocated // 8)
+        kind = "i" if self.pixel_representation else "u"
+        return np.dtype(f"{kind}{size}") if size == 1 else np.dtype(f"<{kind}{size}")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(rows, columns), or (rows, columns, 3) for colour."""
+        if self.samples_per_pixel == 1:
+            return (self.rows, self.columns)
+        return (self.rows, self.columns, self.samples_per_pixel)
+
+    @property
+    def stored_range(self) -> tuple[int, int]:
+        """Lowest and highest value that Bits Stored and Pixel Representation allow (integers only)."""
+        if self.pixel_representation:
+            half = 1 << (self.bits_stored - 1)
+            return -half, half - 1
+        return 0, (1 << self.bits_stored) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Rescale:
+    """modality value = slope * stored + intercept (PS3.3 C.11.1.1.2); ``unit`` is Rescale Type, e.g. ``HU``."""
+
+    slope: float
+    intercept: float
+    unit: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Window Center and Width [modality units] with their function (PS3.3 C.11.2.1.2)."""
+
+    center: float
+    width: float
+    function: VoiFunction = VoiFunction.LINEAR
+    explanation: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LookupTable:
+    """A LUT (PS3.3 C.11.1.1.1, C.11.2.1.1, C.7.6.3.1.5/6).
+
+    ``data`` uint16, shape (entries,), or (entries, 3) for a palette; ``first_mapped`` is the input value of entry 0
+    (signed where the input is); ``bits`` 8 or 16 (1..16 for a VOI LUT) is the number of significant bits of an entry.
+    """
+
+    first_mapped: int
+    data: npt.NDArray[np.uint16]
+    bits: int
+    explanation: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Presentation:
+    """How stored values become a picture: everything between stored and display that the file says.
+
+    ``modality`` None means modality = stored. ``voi`` keeps the file's order, LUTs before windows. ``inverse``:
+    MONOCHROME1 or Presentation LUT Shape INVERSE. ``pixel_padding`` is an inclusive (low, high) range of *stored*
+    values. ``pixel_spacing_mm`` is (between rows, between columns) in mm. ``notes`` says what in the file was ignored
+    and why (a slope of 0, an impossible window ...), in words free of patient data.
+    """
+
+    modality: Rescale | LookupTable | None = None
+    voi: tuple[Window | LookupTable, ...] = ()
+    inverse: bool = False
+    palette: LookupTable | None = None
+    pixel_padding: tuple[float, float] | None = None
+    pixel_spacing_mm: tuple[float, float] | None = None
+    pixel_aspect_ratio: tuple[int, int] | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """Where a frame lies in the patient (PS3.3 C.7.6.2): position and orientation [mm, direction cosines]."""
+
+    image_position: tuple[float, float, float] | None = None
+    image_orientation: tuple[float, float, float, float, float, float] | None = None
+    slice_location: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedFrame:
+    """One frame as it lies in the archive.
+
+    ``data``: native: exactly the frame's bytes (1-bit frames that start inside a byte are shifted so that pixel 0 is
+    bit 0; big endian stays big endian); encapsulated: the codestream, its fragments joined, item headers removed. ``version`` changes whenever the file that holds the frame does.
+    """
+
+    ref: FrameRef
+    transfer_syntax_uid: str
+    layout: PixelLayout
+    presentation: Presentation
+    data: bytes | memoryview
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedFrame:
+    """Samples in host memory. ``layout`` describes *these* samples: a decoder that undoes a colour transform or
+    interleaves planes returns a layout that says so. ``samples`` has ``layout.shape`` and ``layout.dtype``, C order,
+    and is not yet masked to Bits Stored."""
+
+    samples: Samples
+    layout: PixelLayout
+    decoder: str
+    timings: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class DeviceFrame:
+    """A decoded frame that the service keeps: host samples as in DecodedFrame and, once rendered, the device's copy.
+
+    ``pixels`` is the backend's own handle (None: not there yet) and ``extent`` the lowest and highest stored value
+    without padding (``UNKNOWN`` until asked for); only the device thread reads and writes these two.
+    ``nbytes`` is what the frame counts against the cache's budget.
+    """
+
+    ref: FrameRef
+    layout: PixelLayout
+    presentation: Presentation
+    samples: Samples
+    decoder: str
+    version: str = ""
+    pixels: object | None = None
+    extent: tuple[float, float] | EllipsisType | None = UNKNOWN
+
+    @property
+    def nbytes(self) -> int:
+        return self.samples.nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedFrame:
+    """The answer: ``pixels`` C order, (height, width) or (height, width, 3), little-endian; ``window`` is the one
+    used, None where none was; ``timings`` in milliseconds by step name; ``version`` is the file's."""
+
+    pixels: Samples
+    stage: str
+    window: Window | None
+    decoder: str
+    backend: str
+    timings: Mapping[str, float]
+    version: str = ""

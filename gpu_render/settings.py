@@ -1,0 +1,41 @@
+"""Settings of one service process: read from the environment (``GPU_RENDER_...``) once, then frozen."""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+MIB = 1024 * 1024
+
+
+def default_cache_dir() -> Path:
+    """Where demo data and indexes lie: ``$XDG_CACHE_HOME/gpu-render`` or ``~/.cache/gpu-render``."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "gpu-render"
+
+
+class Settings(BaseSettings):
+    """Everything an operator can set. Each field's unit stands in its description."""
+
+    model_config = SettingsConfigDict(env_prefix="GPU_RENDER_", frozen=True, extra="forbid")
+
+    roots: tuple[Path, ...] = Field(default=(), description="folders that are served, JSON list of paths")
+    index_path: Path | None = Field(default=None, description="SQLite index file; none: a new temporary one each start")
+    rescan_interval_s: float = Field(
+        default=300.0, ge=0, description="time between scans for changed files [s]; 0: scan at start only"
+    )
+    backend: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="which device renders")
+    device: int = Field(default=0, ge=0, description="number of the CUDA device")
+    workers: int = Field(default=min(os.cpu_count() or 1, 16), ge=1, le=256, description="decoder processes")
+    cache_bytes: int = Field(default=1024 * MIB, ge=0, description="budget for decoded frames [byte]")
+    queue_capacity: int = Field(default=1024, ge=1, description="jobs that may wait; the next one gets a 503")
+    max_batch: int = Field(default=32, ge=1, le=4096, description="frames rendered in one launch")
+    max_frame_bytes: int = Field(default=1024 * MIB, ge=1, description="largest decoded frame [byte]")
+    max_frames: int = Field(default=10_000_000, ge=1, description="most frames in one SOP Instance")
+    max_viewport: int = Field(default=8192, ge=1, description="longest side of a viewport [px]")
+    allowed_hosts: tuple[str, ...] = Field(
+        default=("*",),
+        description="Host headers that are answered; guards a loopback service against DNS rebinding",
+    )
