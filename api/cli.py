@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import webbrowser
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -21,7 +21,7 @@ import typer
 import uvicorn
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from api.app import create_app
@@ -29,7 +29,7 @@ from api.arrays import window_text
 from api.native import parse_view
 from gpu_render import __version__
 from gpu_render.archive.file import FileArchive
-from gpu_render.decode import codec_versions
+from gpu_render.decode import DECODERS, codec_versions
 from gpu_render.demo import prepare_demo
 from gpu_render.errors import RenderError
 from gpu_render.frame import RenderedFrame
@@ -139,7 +139,11 @@ class ScanDisplay:
     def _draw(self, done: int, total: int) -> None:
         if self._bar is None:
             self._bar = Progress(
-                TextColumn("indexing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=errors,
+                TextColumn("indexing"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                console=errors,
                 transient=True,
             )
             self._bar.add_task("scan", total=total)
@@ -196,7 +200,9 @@ def serve(
     allow_anonymous: Annotated[
         bool, typer.Option("--allow-anonymous", help="Listen where others can reach it, without access control.")
     ] = False,
-    index: Annotated[Path | None, typer.Option(help="Index file; the default lies below the user's cache folder.")] = None,
+    index: Annotated[
+        Path | None, typer.Option(help="Index file; the default lies below the user's cache folder.")
+    ] = None,
 ) -> None:
     """Index folders of DICOM files and serve them: viewer at /, API documentation at /docs."""
     allowed_hosts = check_host(host, allow_anonymous)
@@ -212,17 +218,17 @@ def serve(
 
 
 @contextlib.contextmanager
-def demo_progress() -> Iterator[object]:
+def demo_progress() -> Iterator[Callable[[str, int, int], None]]:
     """A bar for each thing that is being made."""
     with Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=errors
     ) as bar:
-        tasks: dict[str, object] = {}
+        tasks: dict[str, TaskID] = {}
 
         def show(what: str, done: int, total: int) -> None:
             if what not in tasks:
                 tasks[what] = bar.add_task(what, total=total)
-            bar.update(tasks[what], completed=done, total=total)  # type: ignore[arg-type]
+            bar.update(tasks[what], completed=done, total=total)
 
         yield show
 
@@ -307,11 +313,12 @@ def info(backend: BackendOption = BackendChoice.AUTO) -> None:
     table = Table(title=f"gpu-render {__version__}", show_header=False)
     for name, text in [("python", f"{platform.python_version()} on {platform.platform()}"), *rows]:
         table.add_row(name, text)
+    versions = codec_versions()
     codecs = Table(title="decoders", header_style="bold")
-    for heading in ("transfer syntax", "UID", "decoder", "version"):
+    for heading in ("transfer syntax", "UID", "decoder", "library"):
         codecs.add_column(heading)
-    for row in codec_versions():
-        codecs.add_row(row.name, row.uid, row.decoder, row.version)
+    for decoder in DECODERS.values():
+        codecs.add_row(decoder.name, decoder.uid, decoder.codec, versions[decoder.codec])
     out = Console(file=sys.stdout)
     out.print(table)
     out.print(codecs)

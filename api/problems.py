@@ -45,9 +45,7 @@ def problem(status: int, kind: str, title: str, detail: str, request: Request) -
     for parameter, member in (("instance", "sop_instance_uid"), ("frame", "frame_number")):
         if parameter in request.path_params:
             body[member] = str(request.path_params[parameter])
-    return Response(
-        orjson.dumps(body), status, {"Cache-Control": "no-store"}, media_type="application/problem+json"
-    )
+    return Response(orjson.dumps(body), status, {"Cache-Control": "no-store"}, media_type="application/problem+json")
 
 
 def _kind(error: type[Exception]) -> str:
@@ -77,7 +75,9 @@ def _http_error(request: Request, error: Exception) -> Response:
 
 
 def _invalid_parameter(request: Request, error: Exception) -> Response:
-    names = sorted({str(item["loc"][-1]) for item in error.errors()}) if isinstance(error, RequestValidationError) else []
+    names = (
+        sorted({str(item["loc"][-1]) for item in error.errors()}) if isinstance(error, RequestValidationError) else []
+    )
     return problem(400, "bad-request", "Bad request", f"not understood: {', '.join(names)}", request)
 
 

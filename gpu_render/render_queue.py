@@ -89,9 +89,7 @@ class RenderQueue:
         total_ms = (time.perf_counter() - started) * 1e3
         download_ms = self._backend.download_ms
         for (task, _), pixels in zip(ready, arrays, strict=True):
-            task.future.set_result(
-                Rendered(pixels, task.queue_ms, task.upload_ms, total_ms - download_ms, download_ms)
-            )
+            task.future.set_result(Rendered(pixels, task.queue_ms, task.upload_ms, total_ms - download_ms, download_ms))
 
     def _render_apart(self, ready: Sequence[tuple[_Task, RenderJob]], error: BaseException) -> None:
         """After a failed batch, render its members one by one, so that only the culprit fails."""

@@ -1,6 +1,7 @@
 """Renderer.render(ref, view): the whole path of one frame on one screen."""
 
 import asyncio
+import os
 import time
 from functools import partial
 
@@ -15,7 +16,7 @@ from gpu_render.priority import Priority, PriorityExecutor
 from gpu_render.reference import FrameRef
 from gpu_render.render_queue import RenderQueue
 from gpu_render.settings import Settings
-from gpu_render.transform import base_record, fold, needs_extent
+from gpu_render.transform import fold, needs_extent, source_record
 from gpu_render.view import Stage, View
 from gpu_render.workers import WorkerPool
 from kernels import Backend, RenderJob
@@ -47,9 +48,7 @@ class Renderer:
         """(frames waiting to be loaded, frames waiting for the device)."""
         return len(self._loaders), len(self.queue)
 
-    async def render(
-        self, ref: FrameRef, view: View, priority: Priority = Priority.INTERACTIVE
-    ) -> RenderedFrame:
+    async def render(self, ref: FrameRef, view: View, priority: Priority = Priority.INTERACTIVE) -> RenderedFrame:
         """The frame as ``view`` asks for it. Raises any RenderError. Cancel the caller to drop the work."""
         self._forget_changed_files()
         timings: dict[str, float] = {}
@@ -83,9 +82,11 @@ class Renderer:
         if nbytes > self._settings.max_frame_bytes:
             raise TooLarge(f"a frame of {nbytes} bytes is above the limit of {self._settings.max_frame_bytes}")
         read = time.perf_counter()
-        decoded = decode(encoded, self._pool)
+        decoded = decode(encoded, self._pool, cores=os.cpu_count() or 1)
         steps = {"read": (read - begun) * 1e3, "decode": (time.perf_counter() - read) * 1e3}
-        frame = DeviceFrame(ref, decoded.layout, encoded.presentation, decoded.samples, decoded.decoder, encoded.version)
+        frame = DeviceFrame(
+            ref, decoded.layout, encoded.presentation, decoded.samples, decoded.decoder, encoded.version
+        )
         return frame, begun, steps
 
     async def _render(
@@ -105,8 +106,8 @@ class Renderer:
         extent = None
         if needs_extent(frame.presentation, view, frame.layout):
             if frame.extent is UNKNOWN:
-                record = base_record(frame.layout, frame.presentation)
-                frame.extent = self.backend.extent(frame.pixels, record[()])
+                record = source_record(frame.layout, frame.presentation)
+                frame.extent = self.backend.extent(frame.pixels, record)
             extent = frame.extent
         folded = fold(frame.presentation, view, frame.layout, extent)
         used[0] = folded.window

@@ -56,7 +56,12 @@ def _integer_rescale(presentation: Presentation) -> bool:
     return isinstance(modality, Rescale) and modality.slope.is_integer() and modality.intercept.is_integer()
 
 
-def base_record(layout: PixelLayout, presentation: Presentation) -> npt.NDArray[np.void]:
+def source_record(layout: PixelLayout, presentation: Presentation) -> np.void:
+    """The record that ``Backend.extent`` needs: how samples lie, and which of them are padding."""
+    return _folded(_base_record(layout, presentation), None, None).params
+
+
+def _base_record(layout: PixelLayout, presentation: Presentation) -> npt.NDArray[np.void]:
     """A record, shape (), that says how samples lie and which of them are padding; the rest is 0 or neutral."""
     record = np.zeros((), FRAME_PARAMS)
     low, high = presentation.pixel_padding or (math.nan, math.nan)
@@ -88,7 +93,7 @@ def fold(presentation: Presentation, view: View, layout: PixelLayout, extent: Ex
     ``extent``: (lowest, highest) stored value without padding; read only where needs_extent() says so, None there
     means that the frame holds nothing but padding. Raises InvalidRegion, InvalidWindow and NotRenderable.
     """
-    record = base_record(layout, presentation)
+    record = _base_record(layout, presentation)
     _set_geometry(record, presentation, view, layout)
     record["stage"] = KernelStage[view.stage.name]
     if view.stage is Stage.STORED:
@@ -173,13 +178,17 @@ def _exact_int16(record: npt.NDArray[np.void], extent: Extent) -> bool:
     return all(-32768 <= slope * bound + intercept <= 32767 for bound in bounds)
 
 
+def _check_table_bits(layout: PixelLayout) -> None:
+    if layout.is_float or layout.bits_stored > _TABLE_BITS:
+        raise NotRenderable("a lookup table on samples of more than 16 bits is not supported")
+
+
 def stored_values(layout: PixelLayout) -> npt.NDArray[np.int64]:
     """Every stored value that Bits Stored and Pixel Representation allow, ascending; shape (2 ** Bits Stored,).
 
     Raises NotRenderable above 16 bits, where a table over all of them is no longer small.
     """
-    if layout.is_float or layout.bits_stored > _TABLE_BITS:
-        raise NotRenderable("a lookup table on samples of more than 16 bits is not supported")
+    _check_table_bits(layout)
     low, high = layout.stored_range
     return np.arange(low, high + 1, dtype=np.int64)
 
@@ -196,6 +205,7 @@ def modality_table(table: LookupTable, layout: PixelLayout) -> npt.NDArray[np.ui
 
 
 def _set_table(record: npt.NDArray[np.void], layout: PixelLayout) -> None:
+    _check_table_bits(layout)
     record["curve"] = Curve.TABLE
     record["table_first"] = layout.stored_range[0]
     record["table_length"] = 1 << layout.bits_stored
