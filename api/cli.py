@@ -13,6 +13,7 @@ import time
 import webbrowser
 from collections.abc import Callable, Iterator
 from enum import StrEnum
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -23,6 +24,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from api.app import create_app
 from api.arrays import window_text
@@ -33,6 +35,7 @@ from gpu_render.decode import DECODERS, codec_versions
 from gpu_render.demo import prepare_demo
 from gpu_render.errors import RenderError
 from gpu_render.frame import RenderedFrame
+from gpu_render.gpus import describe_gpus
 from gpu_render.images import encode_png
 from gpu_render.renderer import Renderer
 from gpu_render.settings import Settings, default_cache_dir
@@ -67,7 +70,7 @@ BackendOption = Annotated[BackendChoice, typer.Option(help="Device that renders;
 
 def fail(message: str, code: int = 2) -> NoReturn:
     """Say what is wrong on stderr and leave."""
-    errors.print(f"[red]gpu-render:[/red] {message}", soft_wrap=True)
+    errors.print(Text.assemble(("gpu-render: ", "red"), message), soft_wrap=True)
     raise typer.Exit(code)
 
 
@@ -310,15 +313,23 @@ def info(backend: BackendOption = BackendChoice.AUTO) -> None:
             rows = [("backend", device.name), ("device", device.description)]
     except BackendUnavailable as error:
         fail(str(error), 1)
+    rows += [("gpu", line) for line in describe_gpus()] or [("gpu", "none that an NVIDIA driver knows")]
+    packages = ("numpy", "pydicom", "imagecodecs", "fastapi", "uvicorn")
+    rows.append(("packages", ", ".join(f"{name} {version(name)}" for name in packages)))
     table = Table(title=f"gpu-render {__version__}", show_header=False)
     for name, text in [("python", f"{platform.python_version()} on {platform.platform()}"), *rows]:
-        table.add_row(name, text)
+        table.add_row(name, Text(text))
     versions = codec_versions()
     codecs = Table(title="decoders", header_style="bold")
     for heading in ("transfer syntax", "UID", "decoder", "library"):
-        codecs.add_column(heading)
+        codecs.add_column(heading, no_wrap=True)
     for decoder in DECODERS.values():
         codecs.add_row(decoder.name, decoder.uid, decoder.codec, versions[decoder.codec])
     out = Console(file=sys.stdout)
+    out = Console(file=sys.stdout, width=max(out.width, 150))
     out.print(table)
     out.print(codecs)
+
+
+if __name__ == "__main__":
+    app()

@@ -112,7 +112,8 @@ class Boundary:
         try:
             await self._app(scope, receive, note_start)
         except Exception as error:  # noqa: BLE001 - the last boundary: nothing may end the process or leak text
-            where = "".join(traceback.format_tb(error.__traceback__)[-6:])
+            frames = traceback.extract_tb(error.__traceback__)[-6:]
+            where = "\n".join(f"  {frame.filename}:{frame.lineno} in {frame.name}" for frame in frames)
             log.error("unforeseen %s at\n%s", type(error).__name__, where)
             if not started:
                 request = Request(scope)
