@@ -1,0 +1,284 @@
+"""What a codestream says about itself: bounded parsers for JPEG, JPEG-LS, JPEG 2000 and HTJ2K headers.
+
+They decode nothing, read only inside the buffer, take time linear in its length, and raise nothing but
+CorruptPixelData. A codestream is compared with the dataset before a codec sees it, and one that ends too early is
+found here, because several codecs fill the missing part with grey and report success.
+"""
+
+import struct
+from dataclasses import dataclass
+
+from gpu_render.errors import CorruptPixelData
+
+_STANDALONE = {0x01, *range(0xD0, 0xD8)}
+_START_OF_FRAME = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
+_END_OF_IMAGE = b"\xff\xd9"
+
+
+@dataclass(frozen=True, slots=True)
+class JpegComponent:
+    """Component identifier, and horizontal and vertical sampling factors (ISO 10918-1 B.2.2)."""
+
+    identifier: int
+    horizontal: int
+    vertical: int
+
+
+@dataclass(frozen=True, slots=True)
+class JpegScan:
+    """Ss, Se, Al of a scan header (ISO 10918-1 B.2.3). Lossless: predictor, 0, point transform. JPEG-LS: NEAR, ILV."""
+
+    start: int
+    end: int
+    low: int
+
+
+@dataclass(frozen=True, slots=True)
+class JpegHeader:
+    """A JPEG or JPEG-LS frame header. ``start_of_frame`` is the marker's low byte: 0xC0 baseline ... 0xF7 JPEG-LS."""
+
+    start_of_frame: int
+    precision: int
+    rows: int
+    columns: int
+    components: tuple[JpegComponent, ...]
+    adobe_transform: int | None
+    jfif: bool
+    first_scan: JpegScan
+    mapping_table: bool
+
+    @property
+    def subsampled(self) -> bool:
+        """Whether any component is sampled more coarsely than another."""
+        return len({(c.horizontal, c.vertical) for c in self.components}) > 1
+
+
+@dataclass(frozen=True, slots=True)
+class Jpeg2000Header:
+    """Main header of a JPEG 2000 or HTJ2K codestream (ISO 15444-1 A.5, A.6). ``start``: where it lies in the buffer."""
+
+    rows: int
+    columns: int
+    components: int
+    precision: int
+    signed: bool
+    tile_rows: int
+    tile_columns: int
+    multiple_component_transform: bool
+    reversible: bool
+    high_throughput: bool
+    start: int
+    end: int
+
+
+class _Reader:
+    """A position inside bytes; reading past the end is CorruptPixelData, never memory beyond it."""
+
+    def __init__(self, data: bytes, position: int, end: int) -> None:
+        self.data = data
+        self.position = position
+        self.end = end
+
+    def take(self, layout: str) -> tuple[int, ...]:
+        size = struct.calcsize(layout)
+        if self.position + size > self.end:
+            raise CorruptPixelData("the codestream ends inside a header")
+        values = struct.unpack_from(layout, self.data, self.position)
+        self.position += size
+        return values
+
+    def segment(self) -> "_Reader":
+        """A marker segment's content; this reader moves behind it."""
+        start = self.position
+        (length,) = self.take(">H")
+        if length < 2 or start + length > self.end:
+            raise CorruptPixelData("a marker segment of the codestream reaches beyond its end")
+        self.position = start + length
+        return _Reader(self.data, start + 2, start + length)
+
+
+def parse_jpeg(data: bytes) -> JpegHeader:
+    """Header of a JPEG (ISO 10918-1) or JPEG-LS (ISO 14495-1) codestream. Raises CorruptPixelData."""
+    reader = _Reader(data, 0, len(data))
+    if reader.take(">H") != (0xFFD8,):
+        raise CorruptPixelData("the codestream does not begin with a JPEG start of image")
+    frame: tuple[int, int, int, int, tuple[JpegComponent, ...]] | None = None
+    adobe, jfif, mapping = None, False, False
+    while (marker := _next_marker(reader)) != 0xDA:
+        if marker in (0xD8, 0xD9):
+            raise CorruptPixelData("the JPEG codestream has no scan")
+        segment = reader.segment()
+        if marker in _START_OF_FRAME:
+            if frame is not None:
+                raise CorruptPixelData("the JPEG codestream has two frame headers")
+            frame = (marker, *_frame_header(segment))
+        content = data[segment.position : segment.end]
+        jfif = jfif or (marker == 0xE0 and content.startswith(b"JFIF\0"))
+        mapping = mapping or (marker == 0xF8 and content[:1] in (b"\x02", b"\x03"))
+        if marker == 0xEE and content.startswith(b"Adobe") and len(content) >= 12:
+            adobe = content[11]
+    if frame is None:
+        raise CorruptPixelData("the JPEG codestream has no frame header before its first scan")
+    scan = _scan_header(reader)
+    if data.rfind(_END_OF_IMAGE, reader.position) < 0:
+        raise CorruptPixelData("the JPEG codestream is truncated: it has no end of image")
+    return JpegHeader(*frame, adobe, jfif, scan, mapping)
+
+
+def _next_marker(reader: _Reader) -> int:
+    while True:
+        (prefix,) = reader.take("B")
+        if prefix != 0xFF:
+            raise CorruptPixelData("the JPEG codestream has something else where a marker belongs")
+        code = prefix
+        while code == 0xFF:
+            (code,) = reader.take("B")
+        if code not in _STANDALONE:
+            return code
+
+
+def _frame_header(segment: _Reader) -> tuple[int, int, int, tuple[JpegComponent, ...]]:
+    precision, rows, columns, count = segment.take(">BHHB")
+    if not (2 <= precision <= 16 and rows and columns and count):
+        raise CorruptPixelData("the JPEG frame header has an impossible size or precision")
+    components = []
+    for _ in range(count):
+        identifier, sampling, _table = segment.take("3B")
+        horizontal, vertical = sampling >> 4, sampling & 15
+        if not (1 <= horizontal <= 4 and 1 <= vertical <= 4):
+            raise CorruptPixelData("the JPEG frame header has an impossible sampling factor")
+        components.append(JpegComponent(identifier, horizontal, vertical))
+    return precision, rows, columns, tuple(components)
+
+
+def _scan_header(reader: _Reader) -> JpegScan:
+    segment = reader.segment()
+    (count,) = segment.take("B")
+    segment.take(f"{2 * count}B")
+    start, end, approximation = segment.take("3B")
+    return JpegScan(start, end, approximation & 15)
+
+
+def parse_jpeg2000(data: bytes) -> Jpeg2000Header:
+    """Header of a JPEG 2000 or HTJ2K codestream, raw or inside JP2 boxes. Raises CorruptPixelData.
+
+    Walks all tile-parts, so a codestream that was cut off, or that lacks a tile, is refused here.
+    """
+    start, end = _codestream_span(data)
+    reader = _Reader(data, start, end)
+    if reader.take(">HH") != (0xFF4F, 0xFF51):
+        raise CorruptPixelData("the codestream does not begin with a JPEG 2000 start of codestream and size")
+    size = _image_size(reader.segment())
+    coding = _Coding()
+    while (marker := reader.take(">H")[0]) != 0xFF90:
+        coding.read(marker, reader.segment())
+    if coding.multiple_component_transform is None:
+        raise CorruptPixelData("the JPEG 2000 codestream has no coding style")
+    _walk_tile_parts(reader, size, coding)
+    return Jpeg2000Header(
+        rows=size.rows,
+        columns=size.columns,
+        components=size.components,
+        precision=size.precision,
+        signed=size.signed,
+        tile_rows=size.tile_rows,
+        tile_columns=size.tile_columns,
+        multiple_component_transform=coding.multiple_component_transform,
+        reversible=coding.reversible,
+        high_throughput=size.high_throughput,
+        start=start,
+        end=end,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _ImageSize:
+    rows: int
+    columns: int
+    components: int
+    precision: int
+    signed: bool
+    tile_rows: int
+    tile_columns: int
+    tiles: int
+    high_throughput: bool
+
+
+class _Coding:
+    """What COD and COC of the main and all tile-part headers say together (ISO 15444-1 A.6.1, A.6.2)."""
+
+    def __init__(self) -> None:
+        self.multiple_component_transform: bool | None = None
+        self.reversible = True
+
+    def read(self, marker: int, segment: _Reader) -> None:
+        if marker == 0xFF52:
+            values = segment.take(">BBHBBBBBB")
+            self.multiple_component_transform = bool(values[3])
+            self.reversible = self.reversible and values[8] == 1
+        elif marker == 0xFF53:
+            # Component index is 1 byte long below 257 components, then Scoc, 4 bytes, and the transformation.
+            self.reversible = self.reversible and segment.take("7B")[6] == 1
+
+
+def _image_size(segment: _Reader) -> _ImageSize:
+    capabilities, x1, y1, x0, y0, tile_w, tile_h, tile_x0, tile_y0, count = segment.take(">HIIIIIIIIH")
+    if not (x1 > x0 and y1 > y0 and tile_w and tile_h and 1 <= count <= 256):
+        raise CorruptPixelData("the JPEG 2000 codestream has an impossible size")
+    if tile_x0 > x0 or tile_y0 > y0:
+        raise CorruptPixelData("the JPEG 2000 codestream has an impossible tile grid")
+    components = {segment.take("3B") for _ in range(count)}
+    if len(components) > 1 or next(iter(components))[1:] != (1, 1):
+        raise CorruptPixelData("JPEG 2000 components of different precision or sampling cannot be decoded")
+    depth = next(iter(components))[0]
+    return _ImageSize(
+        rows=y1 - y0,
+        columns=x1 - x0,
+        components=count,
+        precision=(depth & 0x7F) + 1,
+        signed=bool(depth & 0x80),
+        tile_rows=tile_h,
+        tile_columns=tile_w,
+        tiles=-(-(x1 - tile_x0) // tile_w) * -(-(y1 - tile_y0) // tile_h),
+        high_throughput=bool(capabilities & 0x4000),
+    )
+
+
+def _walk_tile_parts(reader: _Reader, size: _ImageSize, coding: _Coding) -> None:
+    """From behind the first SOT marker to the end of codestream; every tile must be there (A.4.2)."""
+    seen: set[int] = set()
+    while True:
+        start = reader.position - 2
+        tile, length = reader.segment().take(">HI")
+        seen.add(tile)
+        end = start + length if length else reader.end
+        if tile >= size.tiles or end > reader.end or end < reader.position:
+            raise CorruptPixelData("the JPEG 2000 codestream is truncated, or has an impossible tile-part")
+        header = _Reader(reader.data, reader.position, end)
+        while (marker := header.take(">H")[0]) != 0xFF93:
+            coding.read(marker, header.segment())
+        reader.position = end
+        # The end of codestream marker is often missing, or followed by padding.
+        if reader.end - end < 2 or reader.take(">H")[0] != 0xFF90:
+            break
+    if len(seen) != size.tiles:
+        raise CorruptPixelData(f"the JPEG 2000 codestream has {len(seen)} of {size.tiles} tiles")
+
+
+def _codestream_span(data: bytes) -> tuple[int, int]:
+    """Where the codestream lies: all of ``data``, or the ``jp2c`` box (ISO 15444-1 I.4), which PS3.5 A.4.4 forbids
+    but real files have."""
+    if data[4:12] != b"jP  \r\n\x87\n":
+        return 0, len(data)
+    reader = _Reader(data, 0, len(data))
+    while True:
+        start = reader.position
+        length, kind = reader.take(">II")
+        if length == 1:
+            (length,) = reader.take(">Q")
+        end = start + length if length else len(data)
+        if end > len(data) or end < reader.position:
+            raise CorruptPixelData("a JP2 box reaches beyond the end of the codestream")
+        if kind == 0x6A703263:  # jp2c
+            return reader.position, end
+        reader.position = end

@@ -1,0 +1,107 @@
+"""Native (uncompressed) pixels: bytes -> samples, in the parent, without a copy where nothing has to change."""
+
+import zlib
+from dataclasses import replace
+
+import numpy as np
+
+from gpu_render.errors import CorruptPixelData, NotRenderable
+from gpu_render.frame import PixelLayout, Samples
+
+INTEGER_BITS = (1, 8, 16, 32)
+FLOAT_BITS = (32, 64)
+
+
+def frame_bytes(layout: PixelLayout) -> int:
+    """Length [byte] of one native frame (PS3.5 8.1.1; YBR_FULL_422 shares its chroma, PS3.3 C.7.6.3.1.2)."""
+    pixels = layout.rows * layout.columns
+    if layout.bits_allocated == 1:
+        return (pixels * layout.samples_per_pixel + 7) // 8
+    samples = 2 * pixels if is_uncompressed_422(layout) else layout.samples_per_pixel * pixels
+    return samples * (layout.bits_allocated // 8)
+
+
+def is_uncompressed_422(layout: PixelLayout) -> bool:
+    """Whether native pixels of this layout are stored as Y1 Y2 Cb Cr."""
+    return layout.samples_per_pixel == 3 and layout.photometric_interpretation == "YBR_FULL_422"
+
+
+def check_layout(layout: PixelLayout) -> None:
+    """Raise NotRenderable for a layout that no decoder here can produce."""
+    bits = FLOAT_BITS if layout.is_float else INTEGER_BITS
+    if layout.bits_allocated not in bits:
+        raise NotRenderable(f"Bits Allocated {layout.bits_allocated} is not supported, only {bits}")
+    if layout.samples_per_pixel not in (1, 3):
+        raise NotRenderable(f"Samples per Pixel {layout.samples_per_pixel} is not supported, only 1 and 3")
+    if layout.rows < 1 or layout.columns < 1:
+        raise CorruptPixelData("Rows or Columns is 0")
+
+
+def inflate(data: bytes | memoryview, layout: PixelLayout) -> bytes:
+    """One frame of Deflated Image Frame Compression (RFC 1951), never more than the layout calls for.
+
+    Raises CorruptPixelData for what is not deflated, or is longer or shorter.
+    """
+    decompressor = zlib.decompressobj(-zlib.MAX_WBITS)
+    expected = frame_bytes(layout)
+    try:
+        frame = decompressor.decompress(data, expected + 2)  # a pad byte, and one more that shows it is too long
+    except zlib.error:
+        raise CorruptPixelData("the deflated frame is corrupt") from None
+    _check_length(len(frame), expected)
+    return frame
+
+
+def decode_native(data: bytes | memoryview, layout: PixelLayout, big_endian: bool) -> tuple[Samples, PixelLayout]:
+    """Samples of ``layout.shape`` and ``layout.dtype``, and the layout of what came out.
+
+    1-bit pixels unpack to uint8 0 and 1, bit 0 first (PS3.5 8.1.1); planes are interleaved; YBR_FULL_422 becomes
+    YBR_FULL, each chroma sample used for its two pixels. 8-bit samples are taken in the order of the bytes: words of
+    OW in big endian are put right by the archive, which knows the VR and the neighbouring frame.
+    The result may be a read-only view of ``data``. Raises CorruptPixelData where the length disagrees.
+    """
+    expected = frame_bytes(layout)
+    _check_length(len(data), expected)
+    if layout.bits_allocated == 1:
+        return _unpack_bits(data, layout), layout
+    dtype = layout.dtype.newbyteorder(">") if big_endian else layout.dtype
+    flat = np.frombuffer(data, dtype, expected // dtype.itemsize)
+    if big_endian:
+        flat = flat.astype(layout.dtype, copy=False)
+    if is_uncompressed_422(layout):
+        return _upsample_422(flat, layout)
+    return interleave(flat, layout)
+
+
+def interleave(flat: Samples, layout: PixelLayout) -> tuple[Samples, PixelLayout]:
+    """Flat samples, in planes or not as ``layout.planar_configuration`` says -> (rows, columns[, 3]), C order."""
+    if layout.samples_per_pixel == 1 or layout.planar_configuration == 0:
+        return flat.reshape(layout.shape), _interleaved(layout)
+    planes = flat.reshape(layout.samples_per_pixel, layout.rows, layout.columns)
+    return np.ascontiguousarray(planes.transpose(1, 2, 0)), _interleaved(layout)
+
+
+def _interleaved(layout: PixelLayout) -> PixelLayout:
+    return replace(layout, planar_configuration=0) if layout.planar_configuration else layout
+
+
+def _unpack_bits(data: bytes | memoryview, layout: PixelLayout) -> Samples:
+    count = layout.rows * layout.columns * layout.samples_per_pixel
+    bits = np.unpackbits(np.frombuffer(data, np.uint8), count=count, bitorder="little")
+    return bits.view(layout.dtype).reshape(layout.shape)
+
+
+def _upsample_422(flat: Samples, layout: PixelLayout) -> tuple[Samples, PixelLayout]:
+    if layout.columns % 2 or layout.planar_configuration:
+        raise CorruptPixelData("YBR_FULL_422 needs an even number of columns and interleaved samples")
+    pairs = flat.reshape(layout.rows, layout.columns // 2, 4)
+    samples = np.empty((layout.rows, layout.columns // 2, 2, 3), flat.dtype)
+    samples[..., 0] = pairs[..., :2]
+    samples[..., 1:] = pairs[:, :, np.newaxis, 2:]
+    return samples.reshape(layout.shape), replace(layout, photometric_interpretation="YBR_FULL")
+
+
+def _check_length(actual: int, expected: int) -> None:
+    """One byte more is the padding to even length of PS3.5 8.1.1."""
+    if actual != expected and not (actual == expected + 1 and expected % 2):
+        raise CorruptPixelData(f"the frame has {actual} bytes, expected {expected}")

@@ -1,0 +1,83 @@
+"""What parent and worker say to each other: length-prefixed JSON over a socket pair, pixels through shared memory.
+
+No pickle: a worker that hostile bytes have taken over can send the parent numbers and text, never code.
+"""
+
+import json
+import socket
+import struct
+import time
+from typing import Any
+
+from gpu_render.errors import (
+    CorruptPixelData,
+    DecoderTimeout,
+    NotRenderable,
+    RenderError,
+    TooLarge,
+    UnreadableFile,
+    UnsupportedTransferSyntax,
+)
+
+MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+"""Longest message [byte]; anything larger belongs into the shared memory."""
+
+ERRORS: dict[str, type[RenderError]] = {
+    error.__name__: error
+    for error in (
+        CorruptPixelData,
+        DecoderTimeout,
+        NotRenderable,
+        TooLarge,
+        UnreadableFile,
+        UnsupportedTransferSyntax,
+    )
+}
+"""The errors a worker may raise in the parent, by class name."""
+
+_HEADER = struct.Struct("<4sI")
+_MAGIC = b"GRW1"
+
+Message = dict[str, Any]
+
+
+class BrokenMessage(Exception):
+    """The other side closed the socket, or sent what is not a message."""
+
+
+def send_message(sock: socket.socket, message: Message) -> None:
+    """Send one message. Raises OSError where the other side is gone, BrokenMessage where it is too long."""
+    body = json.dumps(message, separators=(",", ":")).encode()
+    if len(body) > MAX_MESSAGE_BYTES:
+        raise BrokenMessage("message too long")
+    sock.sendall(_HEADER.pack(_MAGIC, len(body)) + body)
+
+
+def receive_message(sock: socket.socket, deadline: float | None = None) -> Message:
+    """Wait for one message, until ``deadline`` [s of time.monotonic()] at most.
+
+    Raises BrokenMessage at the end of the stream or on bytes that are not a message, TimeoutError at the deadline.
+    """
+    magic, length = _HEADER.unpack(_receive_exactly(sock, _HEADER.size, deadline))
+    if magic != _MAGIC or length > MAX_MESSAGE_BYTES:
+        raise BrokenMessage("bad header")
+    try:
+        message = json.loads(_receive_exactly(sock, length, deadline))
+    except (ValueError, RecursionError):
+        raise BrokenMessage("bad body") from None
+    if not isinstance(message, dict):
+        raise BrokenMessage("bad body")
+    return message
+
+
+def _receive_exactly(sock: socket.socket, length: int, deadline: float | None) -> bytes:
+    parts = []
+    while length:
+        if deadline is not None:
+            sock.settimeout(max(1e-6, deadline - time.monotonic()))
+        part = sock.recv(min(length, 1 << 20))
+        if not part:
+            raise BrokenMessage("closed")
+        parts.append(part)
+        length -= len(part)
+    return b"".join(parts)

@@ -1,0 +1,85 @@
+"""EncodedFrames straight from files, without the archive: pydicom reads the header, generate_frames the fragments."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pydicom
+from pydicom.data import get_testdata_file
+from pydicom.dataset import Dataset
+from pydicom.encaps import generate_frames
+from pydicom.uid import ExplicitVRBigEndian
+
+from gpu_render.decode.native import frame_bytes
+from gpu_render.frame import EncodedFrame, PixelLayout, Presentation, Samples
+from gpu_render.reference import FrameRef
+
+REF = FrameRef("1.2", "1.2.3", "1.2.3.4", 1)
+
+
+def sample(name: str) -> Path:
+    """A file of the pydicom wheel."""
+    return Path(str(get_testdata_file(name, download=False)))
+
+
+def layout_of(dataset: Dataset) -> PixelLayout:
+    """PixelLayout from the Image Pixel module."""
+    is_float = "PixelData" not in dataset
+    allocated = int(dataset.BitsAllocated)
+    return PixelLayout(
+        rows=dataset.Rows,
+        columns=dataset.Columns,
+        samples_per_pixel=dataset.SamplesPerPixel,
+        bits_allocated=allocated,
+        bits_stored=allocated if is_float else dataset.BitsStored,
+        high_bit=allocated - 1 if is_float else dataset.HighBit,
+        pixel_representation=0 if is_float else dataset.PixelRepresentation,
+        photometric_interpretation=dataset.PhotometricInterpretation,
+        planar_configuration=dataset.get("PlanarConfiguration") or 0,
+        is_float=is_float,
+    )
+
+
+def encode(data: bytes, uid: str, layout: PixelLayout) -> EncodedFrame:
+    """An EncodedFrame around ``data``; reference and presentation do not matter to a decoder."""
+    return EncodedFrame(REF, uid, layout, Presentation(), data)
+
+
+def frames_of(path: str | Path) -> Iterator[EncodedFrame]:
+    """All frames of a file, as the archive hands them out."""
+    dataset = pydicom.dcmread(path)
+    layout, uid = layout_of(dataset), dataset.file_meta.TransferSyntaxUID
+    count = int(dataset.get("NumberOfFrames") or 1)
+    if uid.is_encapsulated:
+        frames = generate_frames(dataset.PixelData, number_of_frames=count)
+    else:
+        frames = _native_frames(dataset, layout, count)
+    for data in frames:
+        yield encode(data, str(uid), layout)
+
+
+def _native_frames(dataset: Dataset, layout: PixelLayout, count: int) -> Iterator[bytes]:
+    element = next(dataset[name] for name in _PIXELS if name in dataset)
+    data = element.value
+    if dataset.file_meta.TransferSyntaxUID == ExplicitVRBigEndian and element.VR == "OW" and layout.bits_allocated <= 8:
+        data = np.frombuffer(data, "<u2").byteswap().tobytes()
+    if layout.bits_allocated == 1:
+        pixels = layout.rows * layout.columns
+        bits = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")[: pixels * count]
+        yield from (np.packbits(frame, bitorder="little").tobytes() for frame in bits.reshape(count, pixels))
+        return
+    size = frame_bytes(layout)
+    yield from (data[i * size : (i + 1) * size] for i in range(count))
+
+
+_PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+
+
+def stored_values(samples: Samples, layout: PixelLayout) -> npt.NDArray[np.generic]:
+    """Shift, mask and sign-extend as the kernel does (PS3.5 8.1.1): the values the modality meant."""
+    if layout.is_float or layout.bits_allocated == 1:
+        return samples
+    container = 8 * layout.dtype.itemsize
+    raw = samples.view(f"<u{layout.dtype.itemsize}") << (container - 1 - layout.high_bit)
+    return raw.view(layout.dtype) >> (container - layout.bits_stored)

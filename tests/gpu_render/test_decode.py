@@ -1,0 +1,521 @@
+"""Decoding real files: lossless exactly, lossy within the tolerance of RENDERING; and what must be refused."""
+
+import csv
+import hashlib
+import os
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gdcm
+import imagecodecs
+import numpy as np
+import numpy.typing as npt
+import pydicom
+import pytest
+from rle.utils import encode_pixel_data
+
+from gpu_render.decode import DECODERS, codec_versions, decode, find_decoder, memory_limit, time_limit_s
+from gpu_render.decode.codecs import CODECS, Job, run_codec, to_container
+from gpu_render.errors import CorruptPixelData, NotRenderable, RenderError, UnsupportedTransferSyntax
+from gpu_render.frame import PixelLayout
+from gpu_render.workers import WorkerPool
+from tests.encoded import encode, frames_of, layout_of, sample, stored_values
+
+Array = npt.NDArray[Any]
+Codestream = bytes | bytearray
+
+CORPUS = Path(os.environ.get("GPU_RENDER_CORPUS", Path(__file__).parents[2] / ".." / "shared" / "data"))
+RLE, JPEG, EXTENDED, LOSSLESS = (f"1.2.840.10008.1.2.{n}" for n in ("5", "4.50", "4.51", "4.70"))
+JLS, JLS_NEAR, J2K, J2K_LOSSY = (f"1.2.840.10008.1.2.4.{n}" for n in (80, 81, 90, 91))
+HTJ2K, HTJ2K_LOSSY, JXL, JXL_JPEG, JXL_LOSSY = (f"1.2.840.10008.1.2.4.{n}" for n in (201, 203, 110, 111, 112))
+EXPLICIT, BIG_ENDIAN = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
+
+
+def corpus_rows() -> list[dict[str, str]]:
+    """Rows of the manifest with pixels; of the two long series every tenth file."""
+    manifest = CORPUS / "MANIFEST.tsv"
+    if not manifest.is_file():
+        return []
+    with manifest.open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file, delimiter="\t") if row["stored_sha256"]]
+    series = [row for row in rows if "series" in row["path"]]
+    return [row for row in rows if row not in series] + series[::10]
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[WorkerPool]:
+    with WorkerPool(2) as pool:
+        yield pool
+
+
+def decode_file(path: str | Path, pool: WorkerPool) -> Array:
+    """Stored values of all frames, ([frames,] rows, columns[, 3])."""
+    decoded = [decode(frame, pool) for frame in frames_of(path)]
+    values = [stored_values(frame.samples, frame.layout) for frame in decoded]
+    return values[0] if len(values) == 1 else np.stack(values)
+
+
+def difference(left: Array, right: Array) -> int:
+    assert left.shape == right.shape
+    return int(np.abs(left.astype(np.int64) - right.astype(np.int64)).max())
+
+
+@pytest.mark.corpus
+@pytest.mark.skipif(not corpus_rows(), reason="the folder of real DICOM files is absent (GPU_RENDER_CORPUS)")
+@pytest.mark.parametrize("row", corpus_rows(), ids=lambda row: row["path"])
+def test_corpus_files_have_the_agreed_stored_values(row: dict[str, str], pool: WorkerPool) -> None:
+    values = decode_file(CORPUS / row["path"], pool)
+    shape = tuple(int(side) for side in row["stored_shape"].split("x"))
+    if row["tolerance"] == "0":
+        flat = values.reshape(shape).astype(np.dtype(row["stored_dtype"]).newbyteorder("<"), casting="equiv")
+        assert hashlib.sha256(flat.tobytes()).hexdigest() == row["stored_sha256"]
+    else:
+        allowed = 8 if row["tolerance"].endswith("subsampled)") else int(row["tolerance"])
+        assert difference(values.reshape(shape), lossy_reference(CORPUS / row["path"])) <= allowed
+
+
+def lossy_reference(path: Path) -> Array:
+    """GDCM in this test process: the independent reader that agreed on every lossy file of the manifest."""
+    reader = gdcm.ImageReader()
+    reader.SetFileName(str(path))
+    assert reader.Read()
+    image = reader.GetImage()
+    layout = layout_of(pydicom.dcmread(path))
+    data = image.GetBuffer().encode("utf-8", "surrogateescape")
+    values: Array = np.frombuffer(data, layout.dtype).reshape(layout.shape)
+    return values
+
+
+PYDICOM_FILES = [
+    *("693_J2KI", "CT_small", "ExplVR_BigEnd", "GDCMJ2K_TextGBR", "J2K_pixelrep_mismatch", "JPEG2000", "MR_small"),
+    *("JPEGLSNearLossless_08", "JPEGLSNearLossless_16", "MR_small_RLE", "MR_small_bigendian", "MR_small_expb"),
+    *("MR_small_implicit", "MR_small_jp2klossless", "MR_small_jpeg_ls_lossless", "MR_small_padded"),
+    *("SC_jpeg_no_color_transform", "SC_jpeg_no_color_transform_2", "SC_rgb_dcmtk_+eb+cr", "SC_rgb_dcmtk_+eb+cy+n1"),
+    *("SC_rgb_dcmtk_+eb+cy+n2", "SC_rgb_dcmtk_+eb+cy+np", "SC_rgb_dcmtk_+eb+cy+s2", "SC_rgb_dcmtk_+eb+cy+s4"),
+    *("SC_rgb_gdcm_KY", "SC_rgb_jls_lossy_line", "SC_rgb_jls_lossy_sample", "SC_rgb_jpeg", "SC_rgb_jpeg_app14_dcmd"),
+    *("SC_rgb_jpeg_dcmd", "SC_rgb_jpeg_dcmtk", "SC_rgb_jpeg_gdcm", "SC_rgb_jpeg_lossy_gdcm", "SC_rgb_rle"),
+    *("SC_rgb_rle_16bit", "SC_rgb_rle_16bit_2frame", "SC_rgb_rle_2frame", "SC_rgb_rle_32bit"),
+    *("SC_rgb_rle_32bit_2frame", "SC_rgb_small_odd", "SC_rgb_small_odd_big_endian", "SC_rgb_small_odd_jpeg"),
+    *("SC_ybr_full_422_uncompressed", "examples_jpeg2k", "examples_overlay", "examples_palette", "examples_rgb_color"),
+    *("examples_ybr_color", "image_dfl", "liver_1frame", "liver_expb_1frame", "rtdose", "rtdose_1frame"),
+    *("rtdose_expb", "rtdose_expb_1frame", "rtdose_rle", "rtdose_rle_1frame"),
+]
+
+
+@pytest.mark.parametrize("name", PYDICOM_FILES)
+@pytest.mark.filterwarnings("ignore")
+def test_pydicom_samples_have_the_stored_values_that_pydicom_gives(name: str, pool: WorkerPool) -> None:
+    path = sample(f"{name}.dcm")
+    dataset = pydicom.dcmread(path)
+    dataset.pixel_array_options(raw=True)
+    # The samples of this list are small, and libjpeg-turbo, libjpeg and GDCM agree on every one of them.
+    np.testing.assert_array_equal(decode_file(path, pool), dataset.pixel_array)
+
+
+@pytest.mark.parametrize("name", ["JPEG-lossy.dcm", "JPGExtended.dcm"])
+def test_twelve_bit_jpeg_equals_dcmtk(name: str, pool: WorkerPool) -> None:
+    """No reader in the wheels decodes these; DCMTK 3.6.7 (dcmdjpeg) gives exactly these stored values."""
+    values = decode_file(sample(name), pool)
+    digest = "d30242775a414c01d616447854ebe3f2b20259822894bcd6891f879bcdcbf313"
+    assert hashlib.sha256(values.astype("<u2").tobytes()).hexdigest() == digest
+
+
+@pytest.mark.parametrize("name", ["MR_truncated.dcm", "JPEG2000-embedded-sequence-delimiter.dcm"])
+def test_broken_samples_are_refused(name: str, pool: WorkerPool) -> None:
+    with pytest.raises(CorruptPixelData):
+        decode_file(sample(name), pool)
+
+
+def grey(bits: int = 16, stored: int | None = None, signed: int = 0, side: int = 64) -> PixelLayout:
+    stored = stored or bits
+    return PixelLayout(side, side, 1, bits, stored, stored - 1, signed, "MONOCHROME2")
+
+
+def colour(side: int = 64, photometric: str = "RGB", planar: int = 0) -> PixelLayout:
+    return PixelLayout(side, side, 3, 8, 8, 7, 0, photometric, planar)
+
+
+def noise(layout: PixelLayout, seed: int = 1) -> Array:
+    low, high = layout.stored_range
+    return np.random.default_rng(seed).integers(low, high, layout.shape, endpoint=True).astype(layout.dtype)
+
+
+def waves(layout: PixelLayout) -> Array:
+    """Smooth, with wide plateaus of black and white: what makes a lossy codec overshoot."""
+    y, x = np.mgrid[: layout.rows, : layout.columns]
+    low, high = layout.stored_range
+    values: Array = np.clip((low + high) / 2 + 2 * high * np.sin(x / 5) * np.cos(y / 7), low, high)
+    return values.astype(layout.dtype)
+
+
+def in_process(data: Codestream, uid: str, layout: PixelLayout) -> tuple[Array, str]:
+    """The codec without a worker, masked and sign-extended."""
+    decoder = DECODERS[uid]
+    samples, photometric = run_codec(decoder.codec, Job(bytes(data), layout, 1, decoder.may_be_lossy))
+    assert samples.shape == layout.shape
+    assert samples.dtype == layout.dtype
+    return stored_values(samples, layout), photometric
+
+
+LOSSLESS_CASES: list[tuple[str, str, Callable[[Array], Codestream], PixelLayout]] = [
+    ("jls-8", JLS, imagecodecs.jpegls_encode, grey(8)),
+    ("jls-16", JLS, imagecodecs.jpegls_encode, grey(16)),
+    ("jls-colour", JLS, lambda a: imagecodecs.jpegls_encode(a, out=1 << 20), colour()),
+    ("htj2k-8", HTJ2K, imagecodecs.htj2k_encode, grey(8)),
+    ("htj2k-8-signed", HTJ2K, imagecodecs.htj2k_encode, grey(8, signed=1)),
+    ("htj2k-16", HTJ2K, imagecodecs.htj2k_encode, grey(16)),
+    ("htj2k-16-signed", HTJ2K, imagecodecs.htj2k_encode, grey(16, signed=1)),
+    ("htj2k-colour", HTJ2K, imagecodecs.htj2k_encode, colour()),
+    ("htj2k-in-203", HTJ2K_LOSSY, imagecodecs.htj2k_encode, grey(16, signed=1)),
+    ("j2k-8-signed", J2K, lambda a: imagecodecs.jpeg2k_encode(a, level=0, reversible=True), grey(8, signed=1)),
+    ("j2k-16", J2K, lambda a: imagecodecs.jpeg2k_encode(a, level=0, reversible=True), grey(16)),
+    ("j2k-24", J2K, lambda a: imagecodecs.jpeg2k_encode(a, level=0, bitspersample=24), grey(32, 24)),
+    ("j2k-colour", J2K_LOSSY, lambda a: imagecodecs.jpeg2k_encode(a, level=0, reversible=True), colour()),
+    ("jxl-8", JXL, lambda a: imagecodecs.jpegxl_encode(a, lossless=True), grey(8)),
+    ("jxl-12", JXL, lambda a: imagecodecs.jpegxl_encode(a, lossless=True, bitspersample=12), grey(16, 12)),
+    ("jxl-16", JXL, lambda a: imagecodecs.jpegxl_encode(a, lossless=True), grey(16)),
+    ("jxl-colour", JXL, lambda a: imagecodecs.jpegxl_encode(a, lossless=True), colour()),
+]
+
+
+@pytest.mark.parametrize(
+    ("uid", "encoder", "layout"), [c[1:] for c in LOSSLESS_CASES], ids=[c[0] for c in LOSSLESS_CASES]
+)
+def test_lossless_codecs_return_what_was_encoded(
+    uid: str, encoder: Callable[[Array], Codestream], layout: PixelLayout
+) -> None:
+    original = noise(layout)
+    np.testing.assert_array_equal(in_process(encoder(original), uid, layout)[0], original)
+
+
+@pytest.mark.parametrize("predictor", range(1, 8))
+@pytest.mark.parametrize(("bits", "stored"), [(8, 8), (16, 12), (16, 16)])
+def test_every_predictor_of_lossless_jpeg(predictor: int, bits: int, stored: int) -> None:
+    layout = grey(bits, stored)
+    original = noise(layout)
+    data = imagecodecs.jpeg8_encode(original, lossless=True, predictor=predictor, bitspersample=stored)
+    np.testing.assert_array_equal(in_process(data, LOSSLESS, layout)[0], original)
+
+
+# An 8 x 8 ramp, value = 37 * index, 12 bit, encoded by DCMTK 3.6.7: dcmcjpeg +el +sv PREDICTOR +pt SHIFT.
+POINT_TRANSFORMED = {
+    (1, 2): "ffd8ffe000104a46494600010100000100010000ffc3000b100008000801011100ffc4001600010101000000000000000000"
+    "0000000004070effda0008010100010002cfff00a52952529a5252952529a5252952529a5252952529a5252952529a525295"
+    "2529a5252952529a5252952529ffffd9",
+    (6, 1): "ffd8ffe000104a46494600010100000100010000ffc3000b100008000801011100ffc4001700010101010000000000000000"
+    "000000000705080fffda0008010100060001e7ff00f4a9d2a74a9d2d2894949494949495a512929292929292b4a252525252"
+    "525256944a4a4a4a4a4a4ad2894949494949495a512929292929292b4a252525252525257fffffd9",
+}
+
+
+@pytest.mark.parametrize(("predictor", "shift"), POINT_TRANSFORMED)
+def test_point_transform_of_lossless_jpeg_is_undone(predictor: int, shift: int) -> None:
+    ramp = np.arange(64, dtype="<u2").reshape(8, 8) * 37
+    data = bytes.fromhex(POINT_TRANSFORMED[predictor, shift])
+    values, _ = in_process(data, LOSSLESS, grey(16, 12, side=8))
+    np.testing.assert_array_equal(values, ramp >> shift << shift)
+
+
+@pytest.mark.parametrize("level", [0.002, 0.01, 0.05])
+def test_lossy_htj2k_never_wraps_white_to_black(level: float) -> None:
+    layout = grey(8, side=256)
+    original = waves(layout)
+    data = imagecodecs.htj2k_encode(original, level=level, reversible=False)
+    assert difference(imagecodecs.htj2k_decode(data), original) > 200  # OpenJPH does; why it is not used here
+    assert difference(in_process(data, HTJ2K_LOSSY, layout)[0], original) < 30
+    with pytest.raises(CorruptPixelData, match="irreversible"):
+        in_process(data, HTJ2K, layout)
+
+
+def test_lossy_output_is_clamped_to_bits_stored() -> None:
+    """A 16-bit lossy codestream in a dataset of 10 bits stored: values above 1023 are white, not black."""
+    layout = grey(16, 10)
+    data = imagecodecs.jpeg2k_encode(noise(grey(16)), level=60, reversible=False)
+    values, _ = in_process(data, J2K_LOSSY, layout)
+    expected = np.minimum(imagecodecs.jpeg2k_decode(data), 1023)
+    np.testing.assert_array_equal(values, expected)
+    with pytest.raises(NotRenderable, match="High Bit"):
+        in_process(data, J2K_LOSSY, replace(layout, high_bit=11))
+
+
+def test_near_lossless_jpeg_ls_stays_within_near() -> None:
+    original = waves(grey(8))
+    values, _ = in_process(imagecodecs.jpegls_encode(original, level=3), JLS_NEAR, grey(8))
+    assert 0 < difference(values, original) <= 3
+
+
+@pytest.mark.parametrize("photometric", ["RGB", "YBR_FULL", "YBR_FULL_422"])
+@pytest.mark.parametrize("written_as", ["RGB", "YCBCR"])
+def test_the_dataset_decides_what_jpeg_components_mean(photometric: str, written_as: str) -> None:
+    """Same components whatever APP14 or JFIF say; only the name they get follows the dataset."""
+    components = np.stack([waves(grey(8)), waves(grey(8)).T, waves(grey(8))[::-1]], -1)
+    data = imagecodecs.jpeg8_encode(
+        components, level=100, colorspace=written_as, outcolorspace=written_as, subsampling="444"
+    )
+    values, named = in_process(data, JPEG, colour(photometric=photometric))
+    assert difference(values, components) <= 3
+    assert named == photometric.removesuffix("_422")
+
+
+def test_a_colour_transform_of_jpeg_2000_is_undone_by_the_codec() -> None:
+    original = noise(colour())
+    data = imagecodecs.jpeg2k_encode(original, level=0, reversible=True, mct=True)
+    values, photometric = in_process(data, J2K, colour(photometric="YBR_RCT"))
+    np.testing.assert_array_equal(values, original)
+    assert photometric == "RGB"
+
+
+def test_jpeg_xl_recompression_equals_the_jpeg_it_came_from() -> None:
+    original = np.stack([waves(grey(8)), waves(grey(8)).T, waves(grey(8))[::-1]], -1)
+    jpeg = imagecodecs.jpeg8_encode(original, level=90)
+    data = imagecodecs.jpegxl_encode_jpeg(jpeg, usecontainer=True)
+    layout = colour(photometric="YBR_FULL_422")
+    expected, photometric = in_process(jpeg, JPEG, layout)
+    values, named = in_process(bytes(data), JXL_JPEG, layout)
+    np.testing.assert_array_equal(values, expected)
+    assert named == photometric == "YBR_FULL"
+
+
+@pytest.mark.parametrize(
+    ("precision", "signed", "representation", "values", "expected"),
+    [
+        (13, False, 1, [0, 4095, 4096, 8191], [0, 4095, -4096, -1]),
+        (16, True, 0, [-1, -32768, 5], [65535, 32768, 5]),
+        (12, True, 0, [-1, -2048, 7], [4095, 2048, 7]),
+        (12, False, 0, [0, 4095], [0, 4095]),
+        (12, True, 1, [-2048, 2047], [-2048, 2047]),
+    ],
+)
+def test_sign_of_codestream_and_dataset(
+    precision: int, signed: bool, representation: int, values: list[int], expected: list[int]
+) -> None:
+    decoded = np.array(values, "<i2" if signed else "<u2")
+    assert to_container(decoded, precision, signed, grey(16, signed=representation)).tolist() == expected
+
+
+def rle_frame(values: Array) -> bytes:
+    rows, columns = values.shape
+    options = {"rows": rows, "columns": columns, "samples_per_pixel": 1, "bits_allocated": 8 * values.itemsize}
+    return bytes(encode_pixel_data(values.tobytes(), byteorder="<", **options))
+
+
+CODESTREAMS: dict[str, tuple[str, Codestream, PixelLayout]] = {
+    "rle": (RLE, rle_frame(noise(grey(16))), grey(16)),
+    "jpeg": (JPEG, imagecodecs.jpeg8_encode(waves(grey(8))), grey(8)),
+    "jpeg-lossless": (LOSSLESS, imagecodecs.jpeg8_encode(noise(grey(16)), lossless=True, bitspersample=16), grey(16)),
+    "jpeg-ls": (JLS, imagecodecs.jpegls_encode(noise(grey(16))), grey(16)),
+    "j2k": (J2K, imagecodecs.jpeg2k_encode(noise(grey(16)), level=0, codecformat="j2k"), grey(16)),
+    "jp2": (J2K, imagecodecs.jpeg2k_encode(noise(grey(16)), level=0, codecformat="jp2"), grey(16)),
+    "htj2k": (HTJ2K, imagecodecs.htj2k_encode(noise(grey(16))), grey(16)),
+    "jpeg-xl": (JXL, imagecodecs.jpegxl_encode(noise(grey(16)), lossless=True), grey(16)),
+}
+
+
+@pytest.mark.parametrize("name", CODESTREAMS)
+@pytest.mark.parametrize("kept", [0.0, 0.02, 0.3, 0.6, 0.9, 0.99])
+def test_a_truncated_codestream_is_an_error(name: str, kept: float) -> None:
+    uid, data, layout = CODESTREAMS[name]
+    assert in_process(data, uid, layout)[0].any()
+    with pytest.raises(CorruptPixelData):
+        in_process(data[: int(len(data) * kept)], uid, layout)
+
+
+@pytest.mark.parametrize("name", [name for name in CODESTREAMS if name != "jpeg-xl"])
+def test_a_codestream_that_disagrees_with_the_dataset_is_an_error(name: str) -> None:
+    uid, data, layout = CODESTREAMS[name]
+    wrong = [replace(layout, rows=63), replace(layout, columns=65), replace(layout, samples_per_pixel=3)]
+    if layout.bits_allocated == 16:
+        wrong.append(replace(layout, bits_allocated=8, bits_stored=8, high_bit=7))
+    for other in wrong:
+        with pytest.raises(CorruptPixelData):
+            in_process(data, uid, other)
+
+
+def test_a_mismatch_names_both_sizes() -> None:
+    uid, data, layout = CODESTREAMS["j2k"]
+    with pytest.raises(CorruptPixelData, match=r"64 x 64 with 1 components.* 63 x 64 with 1"):
+        in_process(data, uid, replace(layout, rows=63))
+
+
+@pytest.mark.parametrize("name", CODESTREAMS)
+def test_another_transfer_syntax_than_the_codestream_is_an_error(name: str) -> None:
+    uid, _, layout = CODESTREAMS[name]
+    for other_uid, data, _ in CODESTREAMS.values():
+        # OpenJPEG decodes HTJ2K exactly, whatever the transfer syntax calls it.
+        if DECODERS[uid].codec not in (DECODERS[other_uid].codec, "jpeg2000" if other_uid == HTJ2K else ""):
+            with pytest.raises(RenderError):
+                in_process(data, uid, layout)
+
+
+def test_errors_that_a_codec_library_swallows_are_errors_here() -> None:
+    """imagecodecs only prints the exception of a broken HTJ2K code block and returns a picture."""
+    data = bytearray(CODESTREAMS["htj2k"][1])
+    rng = np.random.default_rng(3)
+    outcomes = set()
+    for _ in range(60):
+        broken = bytearray(data)
+        at = int(rng.integers(200, len(data) - 60))
+        broken[at : at + 40] = rng.bytes(40)
+        try:
+            in_process(bytes(broken), HTJ2K, grey(16))
+            outcomes.add("decoded")
+        except CorruptPixelData as error:
+            outcomes.add(str(error))
+    assert "the decoder met an error inside the codestream" in outcomes
+
+
+RLE_FRAME = bytes(CODESTREAMS["rle"][1])
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        b"",
+        RLE_FRAME[:63],
+        b"\x01\0\0\0" + RLE_FRAME[4:],
+        b"\x0f\0\0\0" + RLE_FRAME[4:],
+        b"\xff\xff\xff\xff" + RLE_FRAME[4:],
+        RLE_FRAME[:4] + b"\x00\0\0\0" + RLE_FRAME[8:],
+        RLE_FRAME[:8] + b"\x40\0\0\0" + RLE_FRAME[12:],
+        RLE_FRAME[:8] + b"\xff\xff\xff\x7f" + RLE_FRAME[12:],
+    ],
+)
+def test_rle_headers_that_do_not_fit_are_errors(broken: bytes) -> None:
+    with pytest.raises(CorruptPixelData):
+        in_process(broken, RLE, grey(16))
+
+
+@pytest.mark.parametrize(("first", "second"), [(10, -10), (-10, 10), (0, -1), (-1, 0), (1, 0), (0, 10)])
+def test_an_rle_segment_of_the_wrong_length_is_an_error(first: int, second: int) -> None:
+    """Also where the other segment makes up for it, so that the total is right."""
+
+    def segment(pixels: int) -> bytes:
+        runs, rest = divmod(pixels, 2)
+        return b"\xff\x07" * runs + b"\x00\x07" * rest
+
+    segments = segment(4096 + first), segment(4096 + second)
+    frame = struct.pack("<16I", 2, 64, 64 + len(segments[0]), *[0] * 13) + b"".join(segments)
+    with pytest.raises(CorruptPixelData, match="an RLE segment has"):
+        in_process(frame, RLE, grey(16))
+
+
+@pytest.mark.parametrize("padding", [b"\0", b"\0\0"])
+def test_padding_behind_the_last_rle_segment_is_ignored(padding: bytes) -> None:
+    np.testing.assert_array_equal(in_process(RLE_FRAME + padding, RLE, grey(16))[0], noise(grey(16)))
+
+
+@pytest.mark.parametrize("layout", [grey(8), grey(16), grey(16, 12), grey(32), grey(16, signed=1)])
+def test_rle_of_every_container(layout: PixelLayout) -> None:
+    values = noise(layout)
+    np.testing.assert_array_equal(in_process(rle_frame(values), RLE, layout)[0], values)
+
+
+def test_every_worker_codec_is_in_the_table() -> None:
+    assert {d.codec for d in DECODERS.values() if d.needs_worker} == set(CODECS)
+    assert set(codec_versions()) == {d.codec for d in DECODERS.values()}
+
+
+def test_through_the_pool_equals_in_process(pool: WorkerPool) -> None:
+    for uid, data, layout in CODESTREAMS.values():
+        frame = decode(encode(bytes(data), uid, layout), pool, cores=4)
+        np.testing.assert_array_equal(stored_values(frame.samples, frame.layout), in_process(data, uid, layout)[0])
+        assert frame.decoder == DECODERS[uid].codec
+        assert frame.timings["decode"] > 0
+        assert frame.samples.flags.c_contiguous
+
+
+@pytest.mark.parametrize(
+    ("uid", "words"),
+    [
+        ("1.2.840.10008.1.2.4.92", "Part 2"),
+        ("1.2.840.10008.1.2.4.100", "video"),
+        ("1.2.840.10008.1.2.4.94", "JPIP"),
+        ("1.2.3.4", "1.2.3.4"),
+    ],
+)
+def test_an_unknown_transfer_syntax_says_what_would_be_needed(uid: str, words: str) -> None:
+    with pytest.raises(UnsupportedTransferSyntax, match=words):
+        find_decoder(uid)
+
+
+def test_limits_grow_with_the_frame() -> None:
+    assert time_limit_s(50_000_000) == 3.0
+    assert memory_limit(1024) == 512 * 1024 * 1024 + 8192
+
+
+# Native pixels
+
+
+@pytest.mark.parametrize("layout", [grey(8), grey(16, 12), grey(16, signed=1), grey(32)])
+@pytest.mark.parametrize("uid", [EXPLICIT, BIG_ENDIAN])
+def test_native_grey(layout: PixelLayout, uid: str, pool: WorkerPool) -> None:
+    values = noise(layout)
+    data = values.astype(values.dtype.newbyteorder(">" if uid == BIG_ENDIAN else "<")).tobytes()
+    frame = decode(encode(data, uid, layout), pool)
+    np.testing.assert_array_equal(frame.samples, values)
+    assert frame.samples.dtype == layout.dtype
+    assert np.shares_memory(frame.samples, np.frombuffer(data, np.uint8)) == (uid == EXPLICIT or layout == grey(8))
+
+
+@pytest.mark.parametrize("bits", [32, 64])
+@pytest.mark.parametrize("uid", [EXPLICIT, BIG_ENDIAN])
+def test_float_pixels(bits: int, uid: str, pool: WorkerPool) -> None:
+    layout = PixelLayout(4, 5, 1, bits, bits, bits - 1, 0, "MONOCHROME2", is_float=True)
+    values = np.linspace(-1e9, 1e-9, 20).astype(layout.dtype).reshape(4, 5)
+    data = values.astype(values.dtype.newbyteorder(">" if uid == BIG_ENDIAN else "<")).tobytes()
+    np.testing.assert_array_equal(decode(encode(data, uid, layout), pool).samples, values)
+
+
+def test_planes_are_interleaved(pool: WorkerPool) -> None:
+    layout = colour(planar=1)
+    values = noise(layout)
+    frame = decode(encode(values.transpose(2, 0, 1).tobytes(), EXPLICIT, layout), pool)
+    np.testing.assert_array_equal(frame.samples, values)
+    assert frame.layout.planar_configuration == 0
+
+
+def test_bits_unpack_lowest_first_and_columns_need_not_fill_bytes(pool: WorkerPool) -> None:
+    layout = PixelLayout(3, 5, 1, 1, 1, 0, 0, "MONOCHROME2")
+    frame = decode(encode(bytes([0b10010001, 0b01000010]), EXPLICIT, layout), pool)
+    assert frame.samples.tolist() == [[1, 0, 0, 0, 1], [0, 0, 1, 0, 1], [0, 0, 0, 0, 1]]
+
+
+def test_chroma_of_uncompressed_422_serves_two_pixels(pool: WorkerPool) -> None:
+    layout = PixelLayout(1, 4, 3, 8, 8, 7, 0, "YBR_FULL_422")
+    frame = decode(encode(bytes([10, 11, 1, 2, 20, 21, 3, 4]), EXPLICIT, layout), pool)
+    assert frame.samples.tolist() == [[[10, 1, 2], [11, 1, 2], [20, 3, 4], [21, 3, 4]]]
+    assert frame.layout.photometric_interpretation == "YBR_FULL"
+    with pytest.raises(CorruptPixelData, match="even number of columns"):
+        decode(encode(bytes(6), EXPLICIT, replace(layout, columns=3)), pool)
+
+
+def test_a_wrong_length_names_both_and_one_pad_byte_is_allowed(pool: WorkerPool) -> None:
+    layout = grey(8, side=3)
+    assert decode(encode(bytes(10), EXPLICIT, layout), pool).samples.shape == (3, 3)
+    for length in (8, 11):
+        with pytest.raises(CorruptPixelData, match=f"has {length} bytes, expected 9"):
+            decode(encode(bytes(length), EXPLICIT, layout), pool)
+
+
+def test_deflated_frames_and_deflate_bombs(pool: WorkerPool) -> None:
+    layout = grey(16)
+    uid, values = "1.2.840.10008.1.2.8.1", noise(layout)
+
+    def deflate(data: bytes) -> bytes:
+        packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+        return packer.compress(data) + packer.flush()
+
+    np.testing.assert_array_equal(decode(encode(deflate(values.tobytes()), uid, layout), pool).samples, values)
+    for broken in (deflate(bytes(1 << 26)), deflate(values.tobytes())[:-50], b"", b"\xff" * 100):
+        with pytest.raises(CorruptPixelData):
+            decode(encode(broken, uid, layout), pool)
+
+
+@pytest.mark.parametrize("bits", [0, 2, 12, 24, 64])
+def test_containers_that_no_kernel_reads_are_refused(bits: int, pool: WorkerPool) -> None:
+    with pytest.raises(NotRenderable, match=f"Bits Allocated {bits} "):
+        decode(encode(b"", EXPLICIT, replace(grey(16), bits_allocated=bits)), pool)
