@@ -1,0 +1,133 @@
+"""The command line as a user runs it: real processes."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+
+from api.cli import check_host, is_loopback
+from tests.encoded import sample
+
+GPU_RENDER = [sys.executable, "-m", "api.cli"]
+LIMIT_S = 60
+
+
+def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "COLUMNS": "200", "PYTHONPATH": str(Path(__file__).parents[2])}
+    return subprocess.run(
+        [*GPU_RENDER, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        env=environment,
+        cwd=cwd,
+        check=False,
+    )
+
+
+def test_info_names_backend_device_codecs_and_versions() -> None:
+    done = run("info", "--backend", "cpu")
+    assert done.returncode == 0
+    for text in ("cpu", f"NumPy {np.__version__}", "HTJ2K", "1.2.840.10008.1.2.4.90", "imagecodecs", "pydicom"):
+        assert text in done.stdout
+
+
+def test_render_writes_npy_and_png(tmp_path: Path) -> None:
+    source = str(sample("CT_small.dcm"))
+    done = run("render", source, "--stage", "modality", "--output", str(tmp_path / "ct.npy"))
+    assert done.returncode == 0, done.stderr
+    assert np.array_equal(np.load(tmp_path / "ct.npy"), pydicom.dcmread(source).pixel_array - 1024)
+    done = run("render", source, "--window", "40,400", "--viewport", "64,64", "--output", str(tmp_path / "ct.png"))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "ct.png").read_bytes().startswith(b"\x89PNG")
+    assert "window 40,400,LINEAR" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (("render", "CT", "--frame", "2"), 1, "it has 1 frame"),
+        (("render", "CT", "--window", "40"), 1, "a window is center,width"),
+        (("render", "CT", "--output", "x.jpg"), 2, ".npy or .png"),
+        (("render", "CT", "--stage", "modality", "--output", "x.png"), 1, "PNG cannot hold"),
+        (("render", __file__), 1, "not a DICOM file"),
+        (("render", "/nowhere/x.dcm"), 1, "no such file"),
+        (("render", "CT", "--backend", "cuda"), 1, "gpu-render[cuda12]"),
+        (("serve", "/nowhere"), 2, "is not a folder"),
+        (("serve", ".", "--host", "0.0.0.0"), 2, "--allow-anonymous"),
+        (("serve", ".", "--host", "192.168.1.2"), 2, "no access control"),
+        (("serve",), 2, "Missing argument"),
+    ],
+)
+def test_errors_say_what_to_do(tmp_path: Path, arguments: tuple[str, ...], code: int, text: str) -> None:
+    if "cuda" in arguments and has_cuda():
+        pytest.skip("this machine has a CUDA device")
+    done = run(*(str(sample("CT_small.dcm")) if word == "CT" else word for word in arguments), cwd=tmp_path)
+    assert done.returncode == code
+    assert text in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def has_cuda() -> bool:
+    from kernels import BackendUnavailable, open_backend
+
+    try:
+        open_backend("cuda").close()
+    except BackendUnavailable:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "[::1]", "localhost"])
+def test_loopback_needs_no_permission(host: str) -> None:
+    assert is_loopback(host)
+    assert "localhost" in check_host(host, allow_anonymous=False)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.org", ""])
+def test_anything_else_is_not_loopback(host: str) -> None:
+    assert not is_loopback(host)
+    assert check_host(host, allow_anonymous=True) == ("*",)
+
+
+def test_serve_answers_and_ends_cleanly_on_sigterm(tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "ct.dcm").write_bytes(sample("CT_small.dcm").read_bytes())
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    process = subprocess.Popen(
+        [*GPU_RENDER, "serve", str(tmp_path / "root"), "--port", "0", "--index", str(tmp_path / "index" / "i.sqlite")],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    assert process.stderr is not None
+    try:
+        lines = []
+        for line in process.stderr:
+            lines.append(line)
+            if found := re.search(r"http://127\.0\.0\.1:\d+/", line):
+                break
+        else:
+            raise AssertionError("".join(lines))
+        with urllib.request.urlopen(f"{found[0]}health/ready", timeout=LIMIT_S) as answer:
+            assert json.load(answer)["status"] == "ready"
+        workers = children(process.pid)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.stderr.read()
+        process.stderr.close()
+        code = process.wait(LIMIT_S)
+    assert code in (0, -signal.SIGTERM)
+    assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
