@@ -48,10 +48,11 @@ demo: setup ## serve sample images and a CT phantom on http://127.0.0.1:8000/ an
 bench: setup ## time to a slice, per transfer syntax; takes a few minutes
 	$(BIN)/python -m benchmarks.slice
 
-lock: setup ## write requirements.lock anew
+lock: setup ## write the three lock files anew
 	$(BIN)/pip install --quiet uv
 	$(BIN)/uv pip compile pyproject.toml --extra test --group build --generate-hashes --universal \
 		--python-version 3.11 --no-annotate --no-header --upgrade -o requirements.lock
+	./deploy/lock
 
 clean: ## remove what was made here
 	rm -rf $(VENV) viewer/node_modules viewer/dist dist

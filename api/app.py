@@ -15,6 +15,7 @@ from api import catalog, documentation, legacy, native, ops, pages, problems
 from api.service import Service
 from gpu_render import __version__
 from gpu_render.archive.folder import FolderArchive
+from gpu_render.errors import RenderError
 from gpu_render.renderer import Renderer
 from gpu_render.settings import Settings
 from gpu_render.workers import WorkerPool
@@ -121,8 +122,16 @@ async def running(settings: Settings, scan_progress: Progress | None = None) -> 
         archive = stack.enter_context(contextlib.closing(FolderArchive(settings.roots, settings.index_path, pool)))
         renderer = stack.enter_context(contextlib.closing(Renderer(archive, backend, pool, settings)))
         stack.enter_context(contextlib.closing(Scanner(archive, settings.rescan_interval_s, scan_progress)))
-        warming = asyncio.get_running_loop().run_in_executor(None, pool.warm)
+        warming = asyncio.get_running_loop().run_in_executor(None, _warm, pool)
         try:
             yield Service(settings, archive, renderer)
         finally:
             await warming
+
+
+def _warm(pool: WorkerPool) -> None:
+    """Start one worker ahead of the first request. That it cannot be started is for /health/ready to say."""
+    try:
+        pool.warm()
+    except (RenderError, OSError) as error:
+        log.error("no decoder process can be started (%s)", type(error).__name__)

@@ -13,11 +13,11 @@ from kernels import Backend, RenderJob
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """Pixels of one task, and the time [ms] it waited, was prepared (upload), and its batch was on the device."""
+    """Pixels of one task, and the time [ms] it waited, was prepared, and its batch was on the device."""
 
     pixels: Samples
     queue_ms: float
-    upload_ms: float
+    prepare_ms: float
     render_ms: float
     download_ms: float
 
@@ -28,7 +28,7 @@ class _Task:
     future: "Future[Rendered]" = field(default_factory=Future)
     submitted_s: float = field(default_factory=time.perf_counter)
     queue_ms: float = 0.0
-    upload_ms: float = 0.0
+    prepare_ms: float = 0.0
 
 
 class RenderQueue:
@@ -76,7 +76,7 @@ class RenderQueue:
         except BaseException as error:  # noqa: BLE001 - belongs to whoever waits; the device thread lives on
             task.future.set_exception(error)
             return None
-        task.upload_ms = (time.perf_counter() - started) * 1e3
+        task.prepare_ms = (time.perf_counter() - started) * 1e3
         return job
 
     def _render(self, ready: Sequence[tuple[_Task, RenderJob]]) -> None:
@@ -89,7 +89,9 @@ class RenderQueue:
         total_ms = (time.perf_counter() - started) * 1e3
         download_ms = self._backend.download_ms
         for (task, _), pixels in zip(ready, arrays, strict=True):
-            task.future.set_result(Rendered(pixels, task.queue_ms, task.upload_ms, total_ms - download_ms, download_ms))
+            task.future.set_result(
+                Rendered(pixels, task.queue_ms, task.prepare_ms, total_ms - download_ms, download_ms)
+            )
 
     def _render_apart(self, ready: Sequence[tuple[_Task, RenderJob]], error: BaseException) -> None:
         """After a failed batch, render its members one by one, so that only the culprit fails."""

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import time
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -32,7 +33,7 @@ class Renderer:
         self.archive = archive
         self.backend = backend
         self.cache: FrameCache[DeviceFrame] = FrameCache(settings.cache_bytes)
-        self._pool = pool
+        self.pool = pool
         self._settings = settings
         self._loaders = PriorityExecutor(settings.workers + 2, settings.queue_capacity, "load")
         self.queue = RenderQueue(backend, settings.queue_capacity, settings.max_batch)
@@ -82,7 +83,7 @@ class Renderer:
         if nbytes > self._settings.max_frame_bytes:
             raise TooLarge(f"a frame of {nbytes} bytes is above the limit of {self._settings.max_frame_bytes}")
         read = time.perf_counter()
-        decoded = decode(encoded, self._pool, cores=os.cpu_count() or 1)
+        decoded = decode(encoded, self.pool, cores=os.cpu_count() or 1)
         steps = {"read": (read - begun) * 1e3, "decode": (time.perf_counter() - read) * 1e3}
         frame = DeviceFrame(
             ref, decoded.layout, encoded.presentation, decoded.samples, decoded.decoder, encoded.version
@@ -92,26 +93,37 @@ class Renderer:
     async def _render(
         self, frame: DeviceFrame, view: View, priority: Priority, timings: dict[str, float]
     ) -> RenderedFrame:
-        used: list[Window | None] = [None]
-        prepare = partial(self._prepare, frame, view, used)
-        done = await asyncio.wrap_future(self.queue.submit(prepare, priority))
+        prepared = _Prepared()
+        done = await asyncio.wrap_future(self.queue.submit(partial(self._prepare, frame, view, prepared), priority))
         timings["queue"] = timings.get("queue", 0.0) + done.queue_ms
-        timings.update(upload=done.upload_ms, render=done.render_ms, download=done.download_ms)
-        return RenderedFrame(done.pixels, view.stage, used[0], frame.decoder, self.backend.name, timings, frame.version)
+        timings["upload"] = prepared.upload_ms
+        timings["render"] = done.prepare_ms - prepared.upload_ms + done.render_ms
+        timings["download"] = done.download_ms
+        window = prepared.window
+        return RenderedFrame(done.pixels, view.stage, window, frame.decoder, self.backend.name, timings, frame.version)
 
-    def _prepare(self, frame: DeviceFrame, view: View, used: list[Window | None]) -> RenderJob:
+    def _prepare(self, frame: DeviceFrame, view: View, prepared: "_Prepared") -> RenderJob:
         """On the device thread: upload once, ask for the extent once, fold."""
         if frame.pixels is None:
+            started = time.perf_counter()
             frame.pixels = self.backend.put(frame.samples)
+            prepared.upload_ms = (time.perf_counter() - started) * 1e3
         extent = None
         if needs_extent(frame.presentation, view, frame.layout):
             if frame.extent is UNKNOWN:
-                record = source_record(frame.layout, frame.presentation)
-                frame.extent = self.backend.extent(frame.pixels, record)
+                frame.extent = self.backend.extent(frame.pixels, source_record(frame.layout, frame.presentation))
             extent = frame.extent
         folded = fold(frame.presentation, view, frame.layout, extent)
-        used[0] = folded.window
+        prepared.window = folded.window
         return RenderJob(frame.pixels, folded.params, folded.table)
+
+
+@dataclass(slots=True)
+class _Prepared:
+    """What the device thread found out about one request: the window in use, and the time of its upload [ms]."""
+
+    window: Window | None = None
+    upload_ms: float = 0.0
 
 
 def stored_as_is(layout: PixelLayout) -> bool:

@@ -145,3 +145,16 @@ async def test_work_of_a_client_that_goes_is_cancelled() -> None:
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+def test_a_service_without_decoder_processes_is_not_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import subprocess
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError("no processes here")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    with TestClient(create_app(Settings(roots=(tmp_path,), backend="cpu", workers=1)), "http://127.0.0.1") as client:
+        refused = client.get("/health/ready")
+    assert refused.status_code == 503
+    assert refused.json()["problem"]

@@ -1,0 +1,115 @@
+"""What a benchmark writes down: one JSON file a run, of the form that ``results/schema.json`` describes."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+RESULTS = Path(__file__).parent / "results"
+SCHEMA = RESULTS / "schema.json"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Summary(_Record):
+    """A sample of durations [ms]. Quartiles and percentiles are interpolated linearly."""
+
+    n: int = Field(ge=1)
+    median_ms: float
+    q1_ms: float
+    q3_ms: float
+    p99_ms: float
+    min_ms: float
+    max_ms: float
+
+
+class Case(_Record):
+    """One kind of request and how long its answers took, measured by the client."""
+
+    group: str = Field(description="what the slices are stored as, or 'ruler'")
+    request: str = Field(description="what was asked for")
+    state: str = Field(description="cold: not in the service's cache; warm: in it; or '' where neither applies")
+    body_bytes: int = Field(ge=0)
+    client: Summary
+    server_ms: dict[str, float] = Field(description="median of each step that Server-Timing names [ms]")
+    decoder: str
+    times_ruler: float = Field(description="median over the median of the ruler in the same run")
+
+
+class Gpu(_Record):
+    name: str
+    memory_bytes: int
+    driver: str
+
+
+class Machine(_Record):
+    """What the figures were measured on. It names no host and no user."""
+
+    cpu: str
+    cores: int = Field(description="processors this process may use")
+    memory_bytes: int
+    system: str
+    python: str
+    libraries: dict[str, str]
+    gpus: tuple[Gpu, ...]
+
+    @property
+    def slug(self) -> str:
+        """A file name: processor, cores and GPU."""
+        gpu = self.gpus[0].name if self.gpus else "no gpu"
+        return re.sub(r"[^a-z0-9]+", "-", f"{self.cpu} {self.cores} cores {gpu}".lower()).strip("-")
+
+
+class Run(_Record):
+    """One run of one benchmark."""
+
+    benchmark: str
+    date: str = Field(description="start, UTC, ISO 8601")
+    duration_s: float
+    version: str
+    revision: str = Field(description="git commit, '+' where the tree had changes, or 'unknown'")
+    backend: str = Field(description="what rendered, as X-Render-Backend said")
+    machine: Machine
+    load_average: tuple[float, float] = Field(description="of one minute, before and after the run")
+    startup_s: float = Field(description="from starting the process to the first answer of /health/ready")
+    target_s: float = 2.0
+    alarm_s: float = 5.0
+    ruler_ms: float = Field(description="median of an application that only copies 512 KiB and answers them")
+    notes: tuple[str, ...]
+    cases: tuple[Case, ...]
+
+
+def summarize(durations_ms: Sequence[float]) -> Summary:
+    """Median, quartiles, 99th percentile and range. Raises ValueError for an empty sample."""
+    if not durations_ms:
+        raise ValueError("no durations to summarize")
+    low, q1, median, q3, p99, high = np.percentile(durations_ms, [0, 25, 50, 75, 99, 100]).tolist()
+    return Summary(n=len(durations_ms), median_ms=median, q1_ms=q1, q3_ms=q3, p99_ms=p99, min_ms=low, max_ms=high)
+
+
+def schema_text() -> str:
+    """The JSON Schema of a result file, as it is committed."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Run.model_json_schema()}
+    return json.dumps(schema, indent=2, sort_keys=True) + "\n"
+
+
+def write(run: Run, folder: Path) -> Path:
+    """Write ``<date>-<benchmark>-<machine>.json`` into ``folder`` and return its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{run.date[:10]}-{run.benchmark}-{run.machine.slug}.json"
+    path.write_text(run.model_dump_json(indent=2) + "\n")
+    return path
+
+
+def read(path: Path) -> Run:
+    """Read and check a result file. Raises pydantic.ValidationError."""
+    return Run.model_validate_json(path.read_text())
+
+
+if __name__ == "__main__":
+    SCHEMA.write_text(schema_text())

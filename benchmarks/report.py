@@ -1,0 +1,124 @@
+"""A run as people read it: a table on the terminal, a shorter one in Markdown, and a plot.
+
+``python -m benchmarks.report RESULT.json`` prints the Markdown of a run that was written before.
+"""
+
+import sys
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from rich.table import Table
+
+from benchmarks.record import Case, Run, read
+
+COLD, WARM, NEITHER = "#d97706", "#2563eb", "#6b7280"
+
+
+def heading(run: Run) -> str:
+    """One line: what was measured on which machine."""
+    gpu = ", ".join(gpu.name for gpu in run.machine.gpus) or "no GPU"
+    cores = f"{run.machine.cores} core" + ("s" if run.machine.cores > 1 else "")
+    memory = f"{run.machine.memory_bytes / 2**30:.0f} GiB"
+    return f"{run.machine.cpu}, {cores}, {memory}, {gpu}; backend {run.backend}; {run.date[:10]}"
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:.2f}" if value < 100 else f"{value:.0f}"
+
+
+def rows(run: Run) -> list[tuple[str, ...]]:
+    """The table's cells, a row a case, in the order of COLUMNS."""
+    return [
+        (
+            case.group,
+            case.request,
+            case.state,
+            _milliseconds(case.client.median_ms),
+            f"{_milliseconds(case.client.q1_ms)} - {_milliseconds(case.client.q3_ms)}",
+            _milliseconds(case.client.p99_ms),
+            str(case.client.n),
+            f"{case.times_ruler:.1f}",
+            f"{run.target_s * 1000 / case.client.median_ms:,.0f}",
+        )
+        for case in run.cases
+    ]
+
+
+COLUMNS = (
+    "stored as",
+    "request",
+    "cache",
+    "median ms",
+    "middle half ms",
+    "p99 ms",
+    "n",
+    "x ruler",
+    "times below 2 s",
+)
+_TEXT_COLUMNS = 3
+
+
+def rich_table(run: Run) -> Table:
+    """For the terminal."""
+    table = Table(title="time to one 512x512 slice over HTTP", caption=heading(run), header_style="bold")
+    for i, name in enumerate(COLUMNS):
+        table.add_column(name, justify="left" if i < _TEXT_COLUMNS else "right", no_wrap=True)
+    for before, row, case in zip([None, *run.cases], rows(run), run.cases, strict=False):
+        if before is not None and before.group != case.group:
+            table.add_section()
+        table.add_row(*row, style=_colour(run, case))
+    return table
+
+
+def _colour(run: Run, case: Case) -> str:
+    if case.client.p99_ms > run.alarm_s * 1000:
+        return "red"
+    return "yellow" if case.client.p99_ms > run.target_s * 1000 else ""
+
+
+def markdown(run: Run) -> str:
+    """For the README: a row for each transfer syntax, a column for each request; what fits in neither stands below."""
+    kinds = list(dict.fromkeys((case.request, case.state) for case in run.cases if case.state))
+    groups = dict.fromkeys(case.group for case in run.cases)
+    cells = {(case.group, case.request, case.state): case for case in run.cases}
+    full = [kind for kind in kinds if sum((group, *kind) in cells for group in groups) > 1]
+    rows = [(group, *(_cell(cells.get((group, *kind))) for kind in full)) for group in groups]
+    names = ("median (p99) in ms", *(", ".join(kind) for kind in full))
+    lines = [names, ("---", *["--:"] * len(full)), *(row for row in rows if any(row[1:]))]
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    others = [f"{c.group}: {c.request} {_cell(c)}" for c in run.cases if (c.request, c.state) not in full]
+    return f"{table}\n\n{'; '.join([*others, heading(run)])}. {' '.join(run.notes)}\n"
+
+
+def _cell(case: Case | None) -> str:
+    return f"{_milliseconds(case.client.median_ms)} ({_milliseconds(case.client.p99_ms)})" if case else ""
+
+
+def plot(run: Run, path: Path) -> None:
+    """Median and p99 of each case on a logarithmic axis, with the target and the alarm."""
+    figure = Figure(figsize=(9, 0.9 + 0.24 * len(run.cases)), dpi=110, layout="constrained")
+    axes = figure.add_subplot()
+    places = range(len(run.cases))
+    for place, case in zip(places, run.cases, strict=True):
+        colour = {"cold": COLD, "warm": WARM}.get(case.state, NEITHER)
+        axes.barh(place, case.client.median_ms, color=colour, height=0.7)
+        axes.plot([case.client.median_ms, case.client.p99_ms], [place, place], color="black", linewidth=0.8)
+        axes.plot(case.client.p99_ms, place, "|", color="black", markersize=6)
+        axes.text(case.client.p99_ms * 1.12, place, _milliseconds(case.client.median_ms), va="center", fontsize=7)
+    limits = ((run.target_s, "target", "#15803d", "right"), (run.alarm_s, "alarm", "#b91c1c", "left"))
+    for seconds, name, colour, side in limits:
+        axes.axvline(seconds * 1000, color=colour, linestyle="--", linewidth=1)
+        axes.text(seconds * 1000, -0.9, f" {name} {seconds:g} s ", color=colour, fontsize=8, ha=side, va="bottom")
+    axes.set_yticks(places, [f"{c.group}: {c.request} {c.state}".strip() for c in run.cases], fontsize=8)
+    axes.set_ylim(len(run.cases) - 0.4, -1.6)
+    axes.set_xscale("log")
+    axes.set_xlim(0.1, run.alarm_s * 4000)
+    axes.set_xlabel("ms from request to last byte: bar median, tick p99 (orange cold, blue warm)")
+    axes.set_title(f"Time to one 512x512 CT slice\n{heading(run)}", fontsize=9)
+    axes.grid(axis="x", which="major", linewidth=0.4)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(markdown(read(Path(sys.argv[1]))))
