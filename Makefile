@@ -50,7 +50,7 @@ bench: setup ## time to a slice, per transfer syntax; takes a few minutes
 
 lock: setup ## write the three lock files anew
 	$(BIN)/pip install --quiet uv
-	$(BIN)/uv pip compile pyproject.toml --extra test --group build --generate-hashes --universal \
+	$(BIN)/uv pip compile --quiet pyproject.toml --extra test --group build --generate-hashes --universal \
 		--python-version 3.11 --no-annotate --no-header --upgrade -o requirements.lock
 	./deploy/lock
 

@@ -136,8 +136,8 @@ class EncodedFrame:
     """One frame as it lies in the archive.
 
     ``data``: native: exactly the frame's bytes (1-bit frames that start inside a byte are shifted so that pixel 0 is
-    bit 0; big endian stays big endian); encapsulated: the codestream, its fragments joined, item headers removed. ``version`` changes
-    whenever the file that holds the frame does.
+    bit 0; big endian stays big endian); encapsulated: the codestream, its fragments joined, item headers removed.
+    ``version`` changes whenever the file that holds the frame does.
     """
 
     ref: FrameRef

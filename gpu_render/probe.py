@@ -32,7 +32,7 @@ def probe_samples() -> npt.NDArray[np.int16]:
 
 
 def probe_frame() -> EncodedFrame:
-    """The ramp as RLE Lossless (PS3.5 annex G), all of it in literal runs, so that a worker process has to decode it."""
+    """The ramp as RLE Lossless (PS3.5 annex G), all in literal runs, so that a worker process has to decode it."""
     planes = probe_samples().astype(">i2").view(np.uint8).reshape(-1, 2).T
     segments = [
         b"".join(b"\x7f" + plane[at : at + 128].tobytes() for at in range(0, plane.size, 128)) for plane in planes

@@ -1,5 +1,6 @@
 """Ground floor: arrays only. No DICOM, no I/O. NumPy everywhere; CuPy in one file, ``cuda.py``."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -10,6 +11,15 @@ import numpy.typing as npt
 
 class BackendUnavailable(RuntimeError):
     """The asked-for backend cannot run here; the message says what to install or to check."""
+
+
+class DeviceError(RuntimeError):
+    """The device failed while it worked. ``lost``: it cannot be used again by this process; otherwise only this call
+    failed (its memory did not suffice, a launch was refused)."""
+
+    def __init__(self, message: str, *, lost: bool) -> None:
+        super().__init__(message)
+        self.lost = lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +80,8 @@ def open_backend(kind: Literal["auto", "cpu", "cuda"] = "auto", device: int = 0)
 
     try:
         return CudaBackend(device)
-    except BackendUnavailable:
+    except BackendUnavailable as reason:
         if kind == "cuda":
             raise
+        logging.getLogger("kernels").info("rendering on the CPU: %s", reason)
         return CpuBackend()
