@@ -119,7 +119,14 @@ async def running(settings: Settings, scan_progress: Progress | None = None) -> 
         backend = stack.enter_context(contextlib.closing(open_backend(settings.backend, settings.device)))
         log.info("rendering on %s (%s)", backend.name, backend.description)
         pool = stack.enter_context(contextlib.closing(WorkerPool(settings.workers)))
-        archive = stack.enter_context(contextlib.closing(FolderArchive(settings.roots, settings.index_path, pool)))
+        archive = FolderArchive(
+            settings.roots,
+            settings.index_path,
+            pool,
+            max_frame_bytes=settings.max_frame_bytes,
+            max_frames=settings.max_frames,
+        )
+        stack.enter_context(contextlib.closing(archive))
         renderer = stack.enter_context(contextlib.closing(Renderer(archive, backend, pool, settings)))
         stack.enter_context(contextlib.closing(Scanner(archive, settings.rescan_interval_s, scan_progress)))
         warming = asyncio.get_running_loop().run_in_executor(None, _warm, pool)

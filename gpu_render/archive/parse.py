@@ -1,0 +1,457 @@
+"""One file -> everything the index keeps of it. Runs in a worker process: parsers meet hostile bytes here."""
+
+import contextlib
+import hashlib
+import io
+import json
+import logging
+import os
+import struct
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import pydicom.uid
+from pydicom.dataset import Dataset
+from pydicom.filereader import read_dataset
+
+from gpu_render.archive.encapsulation import (
+    ITEM,
+    UNDEFINED_LENGTH,
+    OffsetTables,
+    ReadAt,
+    check_held,
+    frame_spans,
+)
+from gpu_render.archive.files import inflate, open_beneath
+from gpu_render.archive.records import geometry_to_json, layout_to_json, presentation_to_json
+from gpu_render.errors import (
+    CorruptPixelData,
+    InvalidUid,
+    NotRenderable,
+    RenderError,
+    TooLarge,
+    UnreadableFile,
+    UnsupportedTransferSyntax,
+)
+from gpu_render.frame import PixelLayout
+from gpu_render.header import (
+    MAX_FRAME_BYTES,
+    MAX_FRAMES,
+    SUBSAMPLED,
+    native_frame_bits,
+    presentation_varies,
+    read_attributes,
+    read_geometry,
+    read_layout,
+    read_number_of_frames,
+    read_presentation,
+    text,
+)
+from gpu_render.reference import check_uid
+
+Document = dict[str, Any]
+
+IMPLICIT_LE, EXPLICIT_LE = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
+EXPLICIT_BE, DEFLATED = "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"
+RLE = "1.2.840.10008.1.2.5"
+NATIVE = (IMPLICIT_LE, EXPLICIT_LE, EXPLICIT_BE, DEFLATED)
+# Encapsulated, but each frame holds native samples, so that all of Image Pixel applies to them: Encapsulated
+# Uncompressed and Deflated Image Frame Compression.
+NATIVE_FRAMES = ("1.2.840.10008.1.2.1.98", "1.2.840.10008.1.2.8.1")
+_STANDARD = "1.2.840.10008.1.2."
+
+MAX_HEADER_BYTES = 64 << 20
+"""A deflated data set is inflated this far in search of its pixels."""
+MAX_INFLATED_BYTES = 1 << 30
+"""Most bytes that a deflated data set may inflate to."""
+DEFER_BYTES = 128 << 20
+"""Longer elements before the pixels are skipped: nothing that is read here is that long."""
+
+_PIXEL_TAGS = {0x7FE00008: "FloatPixelData", 0x7FE00009: "DoubleFloatPixelData", 0x7FE00010: "PixelData"}
+_DICOMDIR = "1.2.840.10008.1.3.10"
+
+
+@dataclass(frozen=True, slots=True)
+class PixelElement:
+    """Where the pixels are: ``offset`` [byte] of the value in the (inflated) file, ``length`` as declared."""
+
+    keyword: str
+    vr: str | None
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """What parsing has found. ``inflate_offset`` [byte]: where the deflated data set begins, 0 where it is not
+    deflated; all other offsets are those of the inflated data set then."""
+
+    ds: Dataset
+    transfer_syntax_uid: str
+    guessed: bool
+    big_endian: bool
+    pixels: PixelElement | None
+    inflate_offset: int
+    media_sop_instance_uid: str
+
+
+def parse_file(meta: dict[str, Any], _payload: memoryview) -> tuple[dict[str, Any], bytes]:
+    """The worker operation ``parse``.
+
+    ``meta``: ``root`` and ``path`` below it (surrogate-escaped text), ``max_frame_bytes``, ``max_frames``.
+    Operations take a payload; this one needs none. Returns ``{"document_bytes": n}`` and n bytes of JSON (see
+    ``describe_file``) followed by the packed frame spans, little-endian uint64 (frames, 2). Raises UnreadableFile.
+    """
+    try:
+        descriptor = open_beneath(meta["root"], os.fsencode(meta["path"]))
+    except OSError as error:
+        raise UnreadableFile(f"cannot be opened ({type(error).__name__})") from None
+    try:
+        document, spans = parse_descriptor(
+            descriptor,
+            identity=str(meta["path"]),
+            max_frame_bytes=meta.get("max_frame_bytes", MAX_FRAME_BYTES),
+            max_frames=meta.get("max_frames", MAX_FRAMES),
+        )
+    finally:
+        os.close(descriptor)
+    encoded = json.dumps(document, separators=(",", ":")).encode()
+    return {"document_bytes": len(encoded)}, encoded + spans
+
+
+def unpack_result(meta: dict[str, Any], result: bytes | npt.NDArray[np.uint8]) -> tuple[Document, bytes]:
+    """(document, packed spans) of what ``parse_file`` returned."""
+    length = meta["document_bytes"]
+    return json.loads(bytes(result[:length])), bytes(result[length:])
+
+
+def parse_descriptor(
+    descriptor: int, *, identity: str, max_frame_bytes: int = MAX_FRAME_BYTES, max_frames: int = MAX_FRAMES
+) -> tuple[Document, bytes]:
+    """The document and the packed spans of an open file. ``identity`` makes up the UID of a file that has none.
+
+    Raises UnreadableFile.
+    """
+    try:
+        with _quiet():
+            file = _read_file(descriptor)
+            return describe_file(descriptor, file, identity, max_frame_bytes, max_frames)
+    except UnreadableFile:
+        raise
+    except RenderError as error:
+        raise UnreadableFile(str(error)) from None
+    except Exception as error:  # noqa: BLE001 - anything can come out of a parser; its text may quote values
+        raise UnreadableFile(f"header cannot be parsed ({type(error).__name__})") from None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without pydicom's warnings and log lines, which quote element values. For a process that parses on one thread:
+    the filters of ``warnings`` belong to the process."""
+    logger = logging.getLogger("pydicom")
+    disabled, logger.disabled = logger.disabled, True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.disabled = disabled
+
+
+# --- from bytes to a data set -------------------------------------------------------------------------------
+
+
+def _read_file(descriptor: int) -> _File:
+    with open(descriptor, "rb", closefd=False) as stream:
+        _find_beginning(stream)
+        meta = read_dataset(stream, False, True, stop_when=_behind_file_meta)
+        begin = stream.tell()
+        uid = text(meta, "TransferSyntaxUID", 64)
+        if text(meta, "MediaStorageSOPClassUID", 64) == _DICOMDIR:
+            raise UnreadableFile("a DICOMDIR, not an image")
+        source: BinaryIO = stream
+        if uid == DEFLATED:
+            source = io.BytesIO(_inflate_header(descriptor, begin))
+        guessed = not uid
+        uid = uid or _guess_transfer_syntax(source)
+        ds, pixels = _read_until_pixels(source, uid)
+    if pixels is None and uid == DEFLATED and source.tell() >= MAX_HEADER_BYTES:
+        raise UnreadableFile(f"no pixels within the first {MAX_HEADER_BYTES} inflated bytes")
+    return _File(
+        ds,
+        _checked_uid(uid, "Transfer Syntax UID"),
+        guessed,
+        uid == EXPLICIT_BE,
+        pixels,
+        begin if uid == DEFLATED else 0,
+        text(meta, "MediaStorageSOPInstanceUID", 64),
+    )
+
+
+def _behind_file_meta(tag: int, _vr: str | None, _length: int) -> bool:
+    return tag >> 16 != 2
+
+
+def _find_beginning(stream: BinaryIO) -> None:
+    """Behind the preamble; without one, at the start where the first element looks like one of DICOM."""
+    stream.seek(0)
+    head = stream.read(132)
+    if head[128:] == b"DICM":
+        return
+    if len(head) >= 8:
+        for order in "<>":
+            group, element = struct.unpack_from(f"{order}HH", head)
+            explicit = head[4:6] in _VRS
+            implicit = order == "<" and struct.unpack_from("<I", head, 4)[0] <= 1024
+            if group in (2, 8) and element <= 0x1200 and (explicit or implicit):
+                stream.seek(0)
+                return
+    raise UnreadableFile("not a DICOM file")
+
+
+_VR_NAMES = b"AEASATCSDADSDTFDFLISLOLTOBOWPNSHSLSQSSSTTMUIULUNUSUT"
+_VRS = frozenset(_VR_NAMES[index : index + 2] for index in range(0, len(_VR_NAMES), 2))
+
+
+def _guess_transfer_syntax(stream: BinaryIO) -> str:
+    """Of a file without File Meta Information, from its first element."""
+    head = stream.read(6)
+    stream.seek(-len(head), os.SEEK_CUR)
+    if head[4:6] not in _VRS:
+        return IMPLICIT_LE
+    return EXPLICIT_LE if head[1:2] == b"\0" else EXPLICIT_BE
+
+
+def _read_until_pixels(stream: BinaryIO, transfer_syntax_uid: str) -> tuple[Dataset, PixelElement | None]:
+    found: list[PixelElement] = []
+
+    def stop_at_pixels(tag: int, vr: str | None, length: int) -> bool:
+        if tag in _PIXEL_TAGS:
+            found[:] = [PixelElement(_PIXEL_TAGS[tag], vr, stream.tell(), length)]
+        return tag in _PIXEL_TAGS
+
+    ds = read_dataset(
+        stream,
+        transfer_syntax_uid == IMPLICIT_LE,
+        transfer_syntax_uid != EXPLICIT_BE,
+        stop_when=stop_at_pixels,
+        defer_size=DEFER_BYTES,
+    )
+    return ds, found[0] if found else None
+
+
+def _inflate_header(descriptor: int, offset: int) -> bytes:
+    inflated = bytearray()
+    for step in inflate(descriptor, offset):
+        inflated += step
+        if len(inflated) >= MAX_HEADER_BYTES:
+            break
+    return bytes(inflated)
+
+
+# --- from a data set to the document ------------------------------------------------------------------------
+
+
+def describe_file(
+    descriptor: int, file: _File, identity: str, max_frame_bytes: int, max_frames: int
+) -> tuple[Document, bytes]:
+    """Everything the index keeps of one file, and its packed spans (empty for native pixels).
+
+    A document has the UIDs, the attributes by level, ``error`` (class name and message: why no frame of it can be
+    shown) or None, and, without error, ``layout``, ``presentations`` (JSON texts), ``geometry``, ``frames``
+    (``[frame number, index of its presentation, geometry]`` of those that differ) and where the pixels lie.
+    """
+    ds = file.ds
+    if file.pixels is None and not text(ds, "SOPClassUID", 64):
+        raise UnreadableFile("neither a SOP Class UID nor pixel data")
+    document: Document = {
+        **_identify(file, identity),
+        **read_attributes(ds),
+        "transfer_syntax_uid": file.transfer_syntax_uid,
+        "number_of_frames": 0,
+        "error": None,
+    }
+    spans = b""
+    try:
+        pixels = _require_pixels(file)
+        frames = document["number_of_frames"] = read_number_of_frames(ds, max_frames)
+        encapsulated = file.transfer_syntax_uid not in NATIVE
+        layout = read_layout(
+            ds,
+            is_float=pixels.keyword != "PixelData",
+            encapsulated=encapsulated and file.transfer_syntax_uid not in NATIVE_FRAMES,
+            max_frame_bytes=max_frame_bytes,
+        )
+        document["layout"] = layout_to_json(layout)
+        # The pixels first: they bound the number of frames by what the file really holds.
+        if encapsulated:
+            document.update(pixel_offset=pixels.offset, frame_bits=0, word_swap=False, frames_whole=frames)
+            spans = _encapsulated_spans(descriptor, file, pixels, frames)
+        else:
+            document.update(_native_pixels(descriptor, file, pixels, layout, frames))
+        document["inflate_offset"] = file.inflate_offset
+        document.update(_describe_frames(ds, layout, frames))
+    except (CorruptPixelData, NotRenderable, TooLarge, UnsupportedTransferSyntax) as error:
+        document["error"] = [type(error).__name__, str(error)]
+        spans = b""
+    return document, spans
+
+
+def _identify(file: _File, identity: str) -> Document:
+    """The three UIDs. One that is missing is made up, always the same for the same file: an object without UIDs can
+    be shown, but belongs to no study of others. Raises UnreadableFile for malformed ones."""
+    ds = file.ds
+    sop = text(ds, "SOPInstanceUID", 128) or file.media_sop_instance_uid or _made_up("instance", identity)
+    study = text(ds, "StudyInstanceUID", 128) or _made_up("study", sop)
+    series = text(ds, "SeriesInstanceUID", 128) or _made_up("series", study)
+    return {
+        "study_instance_uid": _checked_uid(study, "Study Instance UID"),
+        "series_instance_uid": _checked_uid(series, "Series Instance UID"),
+        "sop_instance_uid": _checked_uid(sop, "SOP Instance UID"),
+    }
+
+
+def _made_up(level: str, seed: str) -> str:
+    digest = hashlib.blake2b(f"{level} {seed}".encode("utf-8", "surrogateescape"), digest_size=15).digest()
+    return f"2.25.{int.from_bytes(digest)}"  # PS3.5 B.2: an integer of at most 128 bits
+
+
+def _checked_uid(uid: str, what: str) -> str:
+    try:
+        return check_uid(uid, what)
+    except InvalidUid:
+        raise UnreadableFile(f"malformed {what}") from None
+
+
+def _require_pixels(file: _File) -> PixelElement:
+    if file.pixels is not None:
+        _check_transfer_syntax(file, file.pixels)
+        return file.pixels
+    if "PixelDataProviderURL" in file.ds:
+        raise NotRenderable("the pixels are on another server (Pixel Data Provider URL)")
+    uid = text(file.ds, "SOPClassUID", 64)
+    raise NotRenderable(f"the object has no pixels ({pydicom.uid.UID(uid).name})")
+
+
+def _check_transfer_syntax(file: _File, pixels: PixelElement) -> None:
+    """Raises UnsupportedTransferSyntax and CorruptPixelData where frames cannot even be told apart."""
+    uid = file.transfer_syntax_uid
+    if uid in NATIVE:
+        if pixels.length == UNDEFINED_LENGTH:
+            why = "there is no Transfer Syntax UID" if file.guessed else f"Transfer Syntax {uid} is not"
+            raise CorruptPixelData(f"Pixel Data is encapsulated but {why}")
+        return
+    if not uid.startswith(_STANDARD):  # pydicom's own list lacks some, so it does not decide
+        raise UnsupportedTransferSyntax(f"Transfer Syntax {uid} is not known")
+    if uid in pydicom.uid.MPEGTransferSyntaxes:
+        raise UnsupportedTransferSyntax(f"Transfer Syntax {uid} is video: its frames cannot be read one by one")
+
+
+def _describe_frames(ds: Dataset, layout: PixelLayout, frames: int) -> Document:
+    """Presentation and geometry of the object, and of the frames that differ from it."""
+    base_presentation = presentation_to_json(read_presentation(ds, layout, 0))
+    presentations = {base_presentation: 0}
+    groups = ds.get("PerFrameFunctionalGroupsSequence")
+    if groups and len(groups) < frames:
+        raise CorruptPixelData(f"PerFrameFunctionalGroupsSequence has {len(groups)} items for {frames} frames")
+    if not groups and "GridFrameOffsetVector" not in ds:
+        return _describe_alike(ds, base_presentation, frames)
+    base_geometry = geometry_to_json(read_geometry(ds, 0, frames))
+    rows = []
+    shared = None if presentation_varies(ds, 0) else base_presentation  # what frames without groups of their own have
+    for index in range(1, frames):
+        presentation = shared
+        if presentation is None or presentation_varies(ds, index):
+            presentation = presentation_to_json(read_presentation(ds, layout, index))
+            shared = shared if presentation_varies(ds, index) else presentation
+        number = presentations.setdefault(presentation, len(presentations))
+        geometry = geometry_to_json(read_geometry(ds, index, frames))
+        if number or geometry != base_geometry:
+            rows.append([index + 1, number, geometry])
+    return {"presentations": list(presentations), "geometry": base_geometry, "frames": rows}
+
+
+def _describe_alike(ds: Dataset, presentation: str, frames: int) -> Document:
+    """Without functional groups: the root's position is that of frame 1 alone."""
+    first = geometry_to_json(read_geometry(ds, 0, frames))
+    others = geometry_to_json(read_geometry(ds, 1, frames)) if frames > 1 else first
+    rows = [] if first == others else [[1, 0, first]]
+    return {"presentations": [presentation], "geometry": others, "frames": rows}
+
+
+# --- where the frames lie -----------------------------------------------------------------------------------
+
+
+def _encapsulated_spans(descriptor: int, file: _File, pixels: PixelElement, frames: int) -> bytes:
+    def read(offset: int, length: int) -> bytes:
+        return os.pread(descriptor, length, offset)
+
+    end = os.fstat(descriptor).st_size
+    if pixels.length != UNDEFINED_LENGTH:
+        end = min(end, pixels.offset + pixels.length)
+        if read(pixels.offset, 4) != ITEM:
+            raise CorruptPixelData(f"Pixel Data is native but Transfer Syntax {file.transfer_syntax_uid} is not")
+    spans = frame_spans(
+        _buffered(read), pixels.offset, end, frames, _tables(file.ds), one_fragment=file.transfer_syntax_uid == RLE
+    )
+    return spans.astype("<u8").tobytes()
+
+
+def _buffered(read: ReadAt, block_bytes: int = 4096) -> ReadAt:
+    """Item headers of small fragments lie close together: one read serves many of them."""
+    start, block = 0, b""
+
+    def read_at(offset: int, length: int) -> bytes:
+        nonlocal start, block
+        if length > block_bytes:
+            return read(offset, length)
+        if not start <= offset <= offset + length <= start + len(block):
+            start, block = offset, read(offset, block_bytes)
+        return block[offset - start : offset - start + length]
+
+    return read_at
+
+
+def _tables(ds: Dataset) -> OffsetTables:
+    raw = ds.get("ExtendedOffsetTable")
+    if not isinstance(raw, bytes) or not raw:
+        return OffsetTables()
+    return OffsetTables(np.frombuffer(raw[: len(raw) // 8 * 8], "<u8").tolist())
+
+
+def _native_pixels(descriptor: int, file: _File, pixels: PixelElement, layout: PixelLayout, frames: int) -> Document:
+    bits = native_frame_bits(layout)
+    wanted = (bits * frames + 7) // 8
+    end = pixels.offset + min(wanted, pixels.length)
+    if file.inflate_offset:
+        available = _inflated_size(descriptor, file.inflate_offset, end) - pixels.offset
+    else:
+        available = os.fstat(descriptor).st_size - pixels.offset
+    full = layout.rows * layout.columns * 3 * frames
+    if layout.photometric_interpretation in SUBSAMPLED and pixels.length in (full, full + 1):
+        raise CorruptPixelData("the pixels are subsampled by PhotometricInterpretation but not by their length")
+    whole = min(frames, 8 * max(0, min(available, pixels.length)) // bits)
+    check_held(whole, frames)
+    return {
+        "pixel_offset": pixels.offset,
+        "frame_bits": bits,
+        # PS3.5 8.2, A.3: big endian OW of up to 8 bits a sample holds its bytes swapped in pairs.
+        "word_swap": file.big_endian and pixels.vr == "OW" and layout.bits_allocated <= 8,
+        "frames_whole": whole,
+    }
+
+
+def _inflated_size(descriptor: int, offset: int, end: int) -> int:
+    """Bytes the data set inflates to, counted up to ``end``. Raises TooLarge before it inflates that many."""
+    if end > MAX_INFLATED_BYTES:
+        raise TooLarge(f"a deflated object of {end} bytes is above the limit of {MAX_INFLATED_BYTES}")
+    size = 0
+    for step in inflate(descriptor, offset):
+        size += len(step)
+        if size >= end:
+            break
+    return size
