@@ -18,7 +18,8 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 VIEWER = Path(__file__).resolve().parent
 DIST = VIEWER / "dist"
 STAMP = DIST / ".inputs"
-INPUTS = ("package.json", "package-lock.json", ".npmrc", "tsconfig.json", "vite.config.ts", "index.html", "src")
+PAGES = ("index.html", "docs.html")
+INPUTS = ("package.json", "package-lock.json", ".npmrc", "tsconfig.json", "vite.config.ts", *PAGES, "src")
 
 
 class ViewerBuildError(Exception):
@@ -38,7 +39,7 @@ class CustomBuildHook(BuildHookInterface[BuilderConfig]):
 def build_viewer() -> bool:
     """Make ``dist`` fit the sources. Returns False where it does already; raises ViewerBuildError."""
     wanted = inputs_hash()
-    if STAMP.is_file() and STAMP.read_text() == wanted and (DIST / "index.html").is_file():
+    if STAMP.is_file() and STAMP.read_text() == wanted and all((DIST / page).is_file() for page in PAGES):
         return False
     run_npm("ci", "--no-audit", "--no-fund")
     run_npm("run", "build")

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
+from pydicom.uid import UID
 from starlette.testclient import TestClient
 
 from api.app import create_app
@@ -112,7 +113,7 @@ def test_slices_come_in_anatomical_order(tmp_path: Path, samples: Path) -> None:
     """File names, instance numbers and positions all disagree: positions decide."""
     source = pydicom.dcmread(samples / "test_files" / "CT_small.dcm")
     for number, z in enumerate([30.0, -10.0, 20.0, 0.0]):
-        source.SOPInstanceUID = source.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{number}"
+        source.SOPInstanceUID = source.file_meta.MediaStorageSOPInstanceUID = UID(f"1.2.3.{number}")
         source.InstanceNumber = number
         source.ImagePositionPatient = [0, 0, z]
         source.save_as(tmp_path / f"{9 - number}.dcm")

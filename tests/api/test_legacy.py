@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from pydicom.uid import UID
 from starlette.testclient import TestClient
 
 from api.app import create_app
@@ -108,7 +109,7 @@ def test_ids_survive_restarts_removal_and_return(tmp_path: Path, ct: Path) -> No
         wait_for_scan(client)
         number = image_id(client, root / "b.dcm")
     other = pydicom.dcmread(ct)
-    other.SOPInstanceUID = other.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    other.SOPInstanceUID = other.file_meta.MediaStorageSOPInstanceUID = UID("1.2.3")
     other.save_as(root / "a.dcm")
     (root / "b.dcm").unlink()
     with TestClient(create_app(settings), "http://127.0.0.1") as client:

@@ -14,7 +14,7 @@ from gpu_render.priority import Priority, PriorityExecutor
 from gpu_render.render_queue import Rendered, RenderQueue
 from kernels import RenderJob
 
-RECORD = np.zeros((), np.dtype([("x", "<i4")]))[()]
+RECORD = np.zeros(1, np.dtype([("x", "<i4")]))[0]
 WAIT_S = 20
 
 

@@ -7,11 +7,12 @@ import subprocess
 import sysconfig
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2 as httpx
 import numpy as np
 import numpy.typing as npt
 import pydicom
@@ -45,6 +46,7 @@ SAMPLES = {
     "multiframe": "examples_ybr_color.dcm",
 }
 BROKEN_SLICE = 2
+READY_LIMIT_S = 100
 HOSTILE_NAME = "<script>alert(1)</script>^<b>Bold</b>"
 HOSTILE_DESCRIPTION = "<img src=x onerror=alert(1)>"
 CORPUS = Path(os.environ.get("GPU_RENDER_CORPUS") or Path(__file__).parents[3] / "shared" / "data")
@@ -169,7 +171,7 @@ def free_port() -> int:
 
 def wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
     """Ready means: the service answers so, and its first scan is over."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + READY_LIMIT_S
     while time.monotonic() < deadline:
         assert process.poll() is None, f"the service ended with status {process.returncode}"
         try:
@@ -179,20 +181,22 @@ def wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
         except httpx.TransportError:
             pass
         time.sleep(0.1)
-    raise AssertionError("the service did not become ready within 60 s")
+    raise AssertionError(f"the service did not become ready within {READY_LIMIT_S} s")
 
 
-@pytest.fixture(scope="session")
-def service(archive: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of ``gpu-render serve`` over the archive."""
+@contextmanager
+def running(folder: Path, *arguments: str) -> Iterator[str]:
+    """The address of a ``gpu-render`` that runs as users start it; its log and its cache lie in ``folder``."""
     assert (DIST / "index.html").is_file(), "the viewer is not built: run make setup"
     command = shutil.which("gpu-render", path=sysconfig.get_path("scripts"))
     assert command is not None, "gpu-render is not installed in this environment: run make setup"
     port = free_port()
-    log = (tmp_path_factory.mktemp("service") / "log").open("wb")
-    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache"))}
-    arguments = [command, "serve", str(archive["root"]), "--host", "127.0.0.1", "--port", str(port), "--backend", "cpu"]
-    with log, subprocess.Popen(arguments, stdout=log, stderr=log, env=environment) as process:
+    environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache")}
+    everything = [command, *arguments, "--host", "127.0.0.1", "--port", str(port), "--backend", "cpu"]
+    with (
+        (folder / "log").open("wb") as log,
+        subprocess.Popen(everything, stdout=log, stderr=log, env=environment) as process,
+    ):
         try:
             url = f"http://127.0.0.1:{port}"
             wait_until_ready(url, process)
@@ -200,6 +204,13 @@ def service(archive: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) 
         finally:
             process.terminate()
             process.wait(30)
+
+
+@pytest.fixture(scope="session")
+def service(archive: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of ``gpu-render serve`` over the archive."""
+    with running(tmp_path_factory.mktemp("service"), "serve", str(archive["root"])) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

@@ -1,17 +1,17 @@
 """The viewer in a real Chromium against the real service."""
 
-import os
 import re
 from pathlib import Path
 
-import httpx
+import httpx2 as httpx
 import numpy as np
 import numpy.typing as npt
 import pydicom
 import pytest
-from playwright.sync_api import Locator, Page, Request, Route, expect
+from playwright.sync_api import Page, Request, Route, expect
 
-from .conftest import BROKEN_SLICE, HOSTILE_DESCRIPTION, HOSTILE_NAME
+from tests.viewer.conftest import BROKEN_SLICE, HOSTILE_DESCRIPTION, HOSTILE_NAME
+from tests.viewer.steps import by_testid, drag, page_position
 
 pytestmark = pytest.mark.browser
 
@@ -44,19 +44,6 @@ async () => {
   return { rows, columns, values };
 }
 """
-# Where on the page the centre of a stored pixel lies.
-PAGE_POSITION = """
-([column, row]) => {
-  const { viewport } = window.gpuRenderTest;
-  const box = viewport.element.getBoundingClientRect();
-  const [x, y] = viewport.worldToCanvas(viewport.getImageData().imageData.indexToWorld([column, row, 0]));
-  return [box.left + x, box.top + y];
-}
-"""
-
-
-def by_testid(page: Page, name: str) -> Locator:
-    return page.locator(f'[data-testid="{name}"]')
 
 
 def first_file(path: Path) -> Path:
@@ -98,18 +85,6 @@ def display_at(url: str, **query: str) -> Pixels:
 def largest_difference(one: Pixels, other: Pixels) -> int:
     assert one.shape == other.shape
     return int(np.abs(one.astype(int) - other.astype(int)).max())
-
-
-def page_position(page: Page, column: float, row: float) -> tuple[float, float]:
-    x, y = page.evaluate(PAGE_POSITION, [column, row])
-    return float(x), float(y)
-
-
-def drag(page: Page, start: tuple[float, float], end: tuple[float, float]) -> None:
-    page.mouse.move(*start)
-    page.mouse.down()
-    page.mouse.move(*end, steps=8)
-    page.mouse.up()
 
 
 def frame_requests(page: Page) -> list[str]:
@@ -313,25 +288,3 @@ def test_filter_narrows_the_list(page: Page, service: str, archive: dict[str, Pa
     expect(by_testid(page, "study-row").nth(1)).to_be_visible()
     page.get_by_role("searchbox").fill(str(header.PatientID))
     expect(by_testid(page, "study-row")).to_have_count(1)
-
-
-def test_screenshot_of_a_ct_series(page: Page, service: str, archive: dict[str, Path]) -> None:
-    """Scrolls a real CT series and, with GPU_RENDER_SCREENSHOT set, leaves the picture that README shows."""
-    if "phantom" not in archive:
-        pytest.skip("the folder of real DICOM files is absent (GPU_RENDER_CORPUS or ../shared/data)")
-    open_study(page, service, archive["phantom"])
-    by_testid(page, "presets").get_by_role("button", name="Soft tissue").click()
-    page.keyboard.press("PageDown")
-    expect(by_testid(page, "slice-number")).to_have_text("11 / 50")
-    by_testid(page, "tool-length").click()
-    drag(page, page_position(page, 174, 300), page_position(page, 324, 300))
-    expect(by_testid(page, "viewport").locator("svg text").filter(has_text="mm")).to_be_visible()
-    page.mouse.move(*page_position(page, 20, 20))
-    page.get_by_role("searchbox").fill("CT")
-    page.get_by_role("searchbox").blur()
-    painted = page.locator(".thumbnail[data-painted]")
-    expect(painted.first).to_be_visible()
-    target = os.environ.get("GPU_RENDER_SCREENSHOT")
-    if target is not None:
-        Path(target).parent.mkdir(parents=True, exist_ok=True)
-        page.screenshot(path=target)

@@ -125,6 +125,11 @@ export function isAbort(error: unknown): boolean {
 
 const TIMEOUT_MS = 30_000;
 
+/** The Priority header (RFC 9218) of what nobody waits for yet; without one, somebody does. */
+export type Urgency = "u=5" | "u=6";
+export const THUMBNAIL: Urgency = "u=5";
+export const PREFETCH: Urgency = "u=6";
+
 const SAMPLE_TYPES: Record<string, { BYTES_PER_ELEMENT: number; new (buffer: ArrayBuffer): Samples }> = {
   u1: Uint8Array,
   i1: Int8Array,
@@ -142,11 +147,13 @@ async function exchange<T>(
   accept: string,
   read: (response: Response) => Promise<T>,
   abort?: AbortSignal,
+  urgency?: Urgency,
 ): Promise<T> {
   const timeout = AbortSignal.timeout(TIMEOUT_MS);
   const signal = abort === undefined ? timeout : AbortSignal.any([abort, timeout]);
   try {
-    const response = await fetch(url, { signal, headers: { Accept: accept } });
+    const headers = urgency === undefined ? { Accept: accept } : { Accept: accept, Priority: urgency };
+    const response = await fetch(url, { signal, headers });
     if (!response.ok) throw await readProblem(response);
     return await read(response);
   } catch (error) {
@@ -193,7 +200,12 @@ export function framePath(study: string, series: string, instance: string, frame
 }
 
 /** Fetches one frame as a typed array. `query` holds the stage and, where wanted, a viewport. */
-export async function getArray(url: string, query: Record<string, string>, abort?: AbortSignal): Promise<RawArray> {
+export async function getArray(
+  url: string,
+  query: Record<string, string>,
+  abort?: AbortSignal,
+  urgency?: Urgency,
+): Promise<RawArray> {
   const started = performance.now();
   const address = `${url}?${new URLSearchParams(query).toString()}`;
   return exchange(
@@ -204,6 +216,7 @@ export async function getArray(url: string, query: Record<string, string>, abort
       return { ...parseArray(response.headers, buffer), elapsedMs: performance.now() - started };
     },
     abort,
+    urgency,
   );
 }
 

@@ -2,7 +2,7 @@
 
 import { type Types, cache, imageLoader, metaData } from "@cornerstonejs/core";
 
-import type { Frame, Series } from "./api";
+import type { Frame, Series, Urgency } from "./api";
 import { type FramePicture, isColour, loadFrame, spacingOf } from "./frames";
 
 const SCHEME = "gpurender";
@@ -40,23 +40,27 @@ export function openSeries(series: Series): string[] {
 }
 
 /** The image from the cache or the service. Rejects with Problem, or with AbortError where `keepOnly` dropped it. */
-export function load(imageId: string): Promise<Types.IImage> {
+export function load(imageId: string, urgency?: Urgency): Promise<Types.IImage> {
   const cached = cache.getImage(imageId);
   if (cached !== undefined) return Promise.resolve(cached);
   const running = pending.get(imageId);
   if (running !== undefined) return running.promise;
   const controller = new AbortController();
-  const promise = fetchAndCache(imageId, controller).finally(() => {
+  const promise = fetchAndCache(imageId, controller, urgency).finally(() => {
     if (pending.get(imageId)?.controller === controller) pending.delete(imageId);
   });
   pending.set(imageId, { promise, controller });
   return promise;
 }
 
-async function fetchAndCache(imageId: string, controller: AbortController): Promise<Types.IImage> {
+async function fetchAndCache(
+  imageId: string,
+  controller: AbortController,
+  urgency?: Urgency,
+): Promise<Types.IImage> {
   const entry = entries.get(imageId);
   if (entry === undefined) throw new Error("a frame of no open series");
-  const { image, picture } = await loadFrame(imageId, entry.frame, controller.signal);
+  const { image, picture } = await loadFrame(imageId, entry.frame, controller.signal, urgency);
   if (controller.signal.aborted) throw new DOMException("no longer wanted", "AbortError");
   entry.picture = picture;
   if (cache.getImageLoadObject(imageId) === undefined) cache.putImageSync(imageId, image);

@@ -2,7 +2,7 @@
 
 import { type Types, Enums, utilities } from "@cornerstonejs/core";
 
-import { type Frame, type RawArray, type Stage, type VoiWindow, getArray } from "./api";
+import { type Frame, type RawArray, type Stage, type Urgency, type VoiWindow, getArray } from "./api";
 import { type Linear, type ModalityArray, type Padding, rescaleRange, sampleRange, toModality } from "./pixels";
 import { type NamedWindow, browserCanWindow, fullRange, saturationRange, windowRange } from "./voi";
 
@@ -46,9 +46,14 @@ export function stageOf(frame: Frame): Stage {
   return ["u4", "i4", "f8"].includes(frame.dtype.replace(/^[<|]/, "")) ? "modality" : "stored";
 }
 
-export async function loadFrame(imageId: string, frame: Frame, abort: AbortSignal): Promise<LoadedFrame> {
+export async function loadFrame(
+  imageId: string,
+  frame: Frame,
+  abort: AbortSignal,
+  urgency?: Urgency,
+): Promise<LoadedFrame> {
   const stage = stageOf(frame);
-  const array = await getArray(frame.url, { stage }, abort);
+  const array = await getArray(frame.url, { stage }, abort, urgency);
   return stage === "display" ? renderedFrame(imageId, frame, array) : greyFrame(imageId, frame, array, stage);
 }
 

@@ -1,5 +1,6 @@
 /** Loads the neighbours of the slice in view before they are asked for, most of them in the direction of scrolling. */
 
+import { PREFETCH } from "./api";
 import { isLoaded, keepOnly, load } from "./frame-store";
 
 const AHEAD = 16;
@@ -43,7 +44,7 @@ export class Prefetcher {
 
   private async fetchOne(imageId: string): Promise<void> {
     try {
-      await load(imageId);
+      await load(imageId, PREFETCH);
     } catch (error) {
       if (!(error instanceof DOMException)) this.failed.add(imageId);
     } finally {

@@ -74,7 +74,7 @@ export class Overlay {
     this.set("size", shown ? `${frame.shape[1]} × ${frame.shape[0]}` : "");
     this.set("photometric", shown && picture.colour ? frame.photometric_interpretation : "");
     this.set("transfer-syntax", frame === null ? "" : transferSyntax(frame.transfer_syntax_uid));
-    const backends = shown ? [picture.decoder, picture.renderer].filter((name) => name !== "") : [];
+    const backends = shown ? [picture.decoder, renderedBy(picture.renderer)].filter((name) => name !== "") : [];
     this.set("backend", shown ? [...backends, `${Math.round(picture.elapsedMs)} ms`].join(" · ") : "");
     this.set("notes", shown && frame.notes.length > 0 ? `⚠ ${frame.notes.join("; ")}` : "");
   }
@@ -108,4 +108,9 @@ function windowText({ picture, window, frame, choice, inverted }: StackState): s
   }
   const rendered = frame.voi_lut ? "VOI LUT" : picture.colour ? "Colour" : "As rendered";
   return `${choice.kind === "fixed" ? formatWindow(window) : rendered}${inversion}`;
+}
+
+/** `none` is the service's word for samples that it passed on as they are: this browser makes the picture. */
+function renderedBy(backend: string): string {
+  return backend === "none" ? "browser" : backend;
 }

@@ -1,6 +1,6 @@
 /** Small pictures, rendered by the service, three at a time so that they never stand before the slice in view. */
 
-import { type RawArray, type SeriesSummary, type StudySummary, framePath, getArray } from "../api";
+import { type RawArray, type SeriesSummary, type StudySummary, THUMBNAIL, framePath, getArray } from "../api";
 
 const SIDE = 96;
 const CONCURRENCY = 3;
@@ -22,7 +22,7 @@ export async function paintThumbnail(
   await turn();
   try {
     if (abort.aborted) return;
-    paint(canvas, await getArray(url, { stage: "display", viewport: `${SIDE},${SIDE}` }, abort));
+    paint(canvas, await getArray(url, { stage: "display", viewport: `${SIDE},${SIDE}` }, abort, THUMBNAIL));
   } catch {
     // The reason stands in the viewport as soon as the series is opened.
     if (!abort.aborted) sayNothing(canvas);
