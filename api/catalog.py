@@ -7,12 +7,13 @@ import orjson
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from api.problems import RESPONSES
 from api.service import Service, service_of
 from gpu_render.archive import FrameRecord, SeriesManifest, SeriesRecord, StudyRecord
 from gpu_render.frame import LookupTable, PixelLayout, Rescale, Window
 from gpu_render.reference import FrameRef, check_uid
 
-router = APIRouter(prefix="/api", tags=["catalog"])
+router = APIRouter(prefix="/api", tags=["catalog"], responses=RESPONSES)
 
 Json = dict[str, Any]
 

@@ -17,13 +17,14 @@ from starlette.responses import Response
 from api.arrays import OCTETS, array_headers, array_response, caching, etag
 from api.native import parse_view
 from api.negotiation import choose
+from api.problems import RESPONSES
 from api.service import ClientGone, priority_of, service_of, while_connected
 from gpu_render.archive import ImageRecord
 from gpu_render.errors import NotFound
 from gpu_render.frame import RenderedFrame, Rescale
 from gpu_render.reference import FrameRef
 
-router = APIRouter(prefix="/dicom-viewer/api", tags=["old viewer"])
+router = APIRouter(prefix="/dicom-viewer/api", tags=["old viewer"], responses=RESPONSES)
 
 JSON = "application/json"
 

@@ -7,12 +7,13 @@ from starlette.responses import Response
 
 from api.arrays import MEDIA_TYPES, array_response, caching, etag, matches
 from api.negotiation import choose
+from api.problems import RESPONSES
 from api.service import ClientGone, Service, priority_of, service_of, while_connected
 from gpu_render.errors import BadRequest
 from gpu_render.reference import FrameRef
 from gpu_render.view import Stage, View, parse_region, parse_viewport, parse_window
 
-router = APIRouter(prefix="/api", tags=["raw arrays"])
+router = APIRouter(prefix="/api", tags=["raw arrays"], responses=RESPONSES)
 
 _EXAMPLE_HEADERS = {
     "X-Array-Shape": "512,512",

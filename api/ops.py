@@ -5,12 +5,13 @@ import asyncio
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse
 
+from api.problems import RESPONSES
 from api.service import service_of
 from gpu_render import __version__
 from gpu_render.errors import RenderError
 from gpu_render.probe import probe
 
-router = APIRouter(prefix="/health", tags=["health"])
+router = APIRouter(prefix="/health", tags=["health"], responses=RESPONSES)
 
 PROBE_LIMIT_S = 5.0
 

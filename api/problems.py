@@ -2,6 +2,7 @@
 
 import logging
 import traceback
+from typing import Any
 
 import orjson
 from fastapi import FastAPI, Request
@@ -31,6 +32,25 @@ STATUS: tuple[tuple[type[errors.RenderError], int, str], ...] = (
     (errors.Overloaded, 503, "Overloaded"),
     (errors.RenderError, 500, "Cannot be rendered"),
 )
+
+
+#: For every router: what any error looks like, in place of FastAPI's own 422.
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    "default": {
+        "description": "Any error, as problem+json; docs/api.md lists them.",
+        "content": {
+            "application/problem+json": {
+                "example": {
+                    "type": "urn:gpu-render:problem:not-found",
+                    "title": "Not found",
+                    "status": 404,
+                    "detail": "no study 1.2.3",
+                    "instance": "/api/studies/1.2.3/series/1.2.3.1",
+                }
+            }
+        },
+    }
+}
 
 
 def problem(status: int, kind: str, title: str, detail: str, request: Request) -> Response:

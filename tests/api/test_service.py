@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import re
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,17 @@ def test_every_route_is_documented_with_an_example(client: TestClient) -> None:
         for method, operation in methods.items():
             assert "example" in json.dumps(operation), f"{method} {path} has no example"
             assert operation.get("description"), f"{method} {path} is not described"
+            assert "default" in operation["responses"], f"{method} {path} does not say how it fails"
+    assert "HTTPValidationError" not in json.dumps(document)
+
+
+def test_the_api_page_needs_nothing_from_elsewhere(client: TestClient) -> None:
+    page = client.get("/docs")
+    assert page.status_code == 200
+    assert "http://" not in page.text
+    assert "https://" not in page.text
+    for asset in re.findall(r'(?:src|href)="(\./assets/[^"]+)"', page.text):
+        assert client.get(asset.removeprefix(".")).status_code == 200
 
 
 def test_all_routers_are_mounted(client: TestClient) -> None:
