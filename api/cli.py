@@ -123,6 +123,7 @@ def set_up_logging() -> None:
         force=True,
     )
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    logging.getLogger("pydicom").disabled = True  # its messages quote element values
 
 
 class ScanDisplay:
