@@ -27,10 +27,10 @@ _EXAMPLE_HEADERS = {
 
 
 def parse_flag(text: str | None) -> bool:
-    """``true``/``1``/empty (a bare ``?invert``) or ``false``/``0``. Raises BadRequest."""
-    if text is None or text.lower() in ("false", "0"):
+    """``true`` or ``1``, ``false`` or ``0``; an empty value counts as absent, like every parameter's. BadRequest."""
+    if not text or text.lower() in ("false", "0"):
         return False
-    if text.lower() in ("", "true", "1"):
+    if text.lower() in ("true", "1"):
         return True
     raise BadRequest("invert is true or false")
 
@@ -48,12 +48,12 @@ def parse_view(
     name = (stage or "display").lower()
     if name not in Stage.__members__.values():
         raise BadRequest("stage is stored, modality or display")
-    if voi is not None and not (voi.isascii() and voi.isdigit() and len(voi) <= 4):
+    if voi and not (voi.isascii() and voi.isdigit() and len(voi) <= 4):
         raise BadRequest("voi is the number of one of the file's VOI transformations, from 0")
     view = View(
         stage=Stage(name),
         window=parse_window(window) if window else None,
-        voi_index=int(voi) if voi is not None else None,
+        voi_index=int(voi) if voi else None,
         region=parse_region(region) if region else None,
         viewport=parse_viewport(viewport, max_side) if viewport else None,
         invert=parse_flag(invert),

@@ -127,6 +127,11 @@ def test_every_frame_of_a_multi_frame_object_is_its_own(client: TestClient, fram
         assert np.array_equal(array(client.get(url, params={"stage": "stored"})), dataset.pixel_array[index])
 
 
+def test_empty_parameters_count_as_absent(client: TestClient, ct_url: str) -> None:
+    empty = dict.fromkeys(("stage", "window", "voi", "region", "viewport", "invert"), "")
+    assert client.get(ct_url, params=empty).content == client.get(ct_url).content
+
+
 @pytest.mark.parametrize(
     ("change", "status", "kind"),
     [
