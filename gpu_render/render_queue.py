@@ -2,13 +2,17 @@
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from gpu_render.frame import Samples
 from gpu_render.priority import Priority, PriorityQueue
 from kernels import Backend, RenderJob
+from kernels.params import output_bytes
+
+#: Most that one launch may put out [byte]; a device packs a batch into one buffer. A larger frame goes alone.
+MAX_BATCH_BYTES = 256 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +69,8 @@ class RenderQueue:
     def _run(self) -> None:
         while tasks := self._queue.take(self._max_batch):
             ready = [(task, job) for task in tasks if (job := self._prepare(task)) is not None]
-            if ready:
-                self._render(ready)
+            for batch in _within_bytes(ready, MAX_BATCH_BYTES):
+                self._render(batch)
 
     def _prepare(self, task: _Task) -> RenderJob | None:
         started = time.perf_counter()
@@ -100,3 +104,16 @@ class RenderQueue:
             return
         for pair in ready:
             self._render([pair])
+
+
+def _within_bytes(ready: Sequence[tuple[_Task, RenderJob]], limit: int) -> Iterator[Sequence[tuple[_Task, RenderJob]]]:
+    """Consecutive runs of ``ready`` whose outputs take at most ``limit`` bytes together."""
+    begin, total = 0, 0
+    for end, (_, job) in enumerate(ready):
+        nbytes = output_bytes(job.params)
+        if end > begin and total + nbytes > limit:
+            yield ready[begin:end]
+            begin, total = end, 0
+        total += nbytes
+    if begin < len(ready):
+        yield ready[begin:]

@@ -102,3 +102,9 @@ FRAME_PARAMS = np.dtype(
     align=True,
 )
 assert FRAME_PARAMS.itemsize == 9 * 8 + 22 * 4
+
+
+def output_bytes(params: np.void) -> int:
+    """Size of one record's output [byte]."""
+    pixels = int(params["height"]) * int(params["width"]) * int(params["output_samples"])
+    return pixels * SAMPLE_DTYPES[SampleFormat(int(params["output_format"]))].itemsize

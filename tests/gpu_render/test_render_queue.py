@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ from gpu_render.errors import Overloaded
 from gpu_render.priority import Priority, PriorityExecutor
 from gpu_render.render_queue import Rendered, RenderQueue
 from kernels import RenderJob
+from kernels.params import FRAME_PARAMS
 
-RECORD = np.zeros(1, np.dtype([("x", "<i4")]))[0]
+RECORD = np.zeros(1, FRAME_PARAMS)[0]
 WAIT_S = 20
 
 
@@ -141,6 +143,18 @@ def test_a_failing_member_of_a_batch_fails_alone(device: FakeDevice) -> None:
     assert (value(futures[0]), value(futures[2])) == (1, 3)
     with pytest.raises(RuntimeError, match="poisoned"):
         futures[1].result(WAIT_S)
+    queue.close()
+
+
+def test_a_batch_of_large_outputs_is_split(device: FakeDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpu_render.render_queue.MAX_BATCH_BYTES", 100)
+    record = np.zeros(1, FRAME_PARAMS)
+    record["height"], record["width"], record["output_samples"] = 5, 8, 1
+    queue, first = busy_queue(device)
+    futures = [queue.submit(partial(RenderJob, n, record[0]), Priority.INTERACTIVE) for n in range(1, 6)]
+    device.gate.set()
+    assert [value(future) for future in [first, *futures]] == [0, 1, 2, 3, 4, 5]
+    assert device.batches == [[0], [1, 2], [3, 4], [5]]
     queue.close()
 
 
