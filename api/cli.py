@@ -15,11 +15,13 @@ from collections.abc import Callable, Iterator
 from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import numpy as np
 import typer
 import uvicorn
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -112,6 +114,17 @@ def default_index(roots: tuple[Path, ...]) -> Path:
     """An index file of its own for each set of roots, below the cache folder."""
     name = hashlib.sha256("\0".join(sorted(map(str, roots))).encode()).hexdigest()[:16]
     return default_cache_dir() / "index" / f"{name}.sqlite"
+
+
+def make_settings(**options: Any) -> Settings:
+    """Settings from the environment and the command's options. A wrong GPU_RENDER_... variable ends the command."""
+    try:
+        return Settings(**options)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        fail(f"GPU_RENDER_{str(first['loc'][0]).upper()}: {first['msg']}")
+    except SettingsError as error:
+        fail(f'{error} (lists are JSON, as in \'["a", "b"]\')')
 
 
 def set_up_logging() -> None:
@@ -212,9 +225,9 @@ def serve(
     allowed_hosts = check_host(host, allow_anonymous)
     roots = check_roots(paths)
     set_up_logging()
-    settings = Settings(
+    settings = make_settings(
         roots=roots,
-        index_path=index or Settings().index_path or default_index(roots),
+        index_path=index or make_settings().index_path or default_index(roots),
         backend=backend.value,
         allowed_hosts=allowed_hosts,
     )
@@ -252,7 +265,7 @@ def demo(
     set_up_logging()
     with demo_progress() as show:
         roots = tuple(prepare_demo(target, progress=show))
-    settings = Settings(
+    settings = make_settings(
         roots=roots, index_path=target / "index.sqlite", backend=backend.value, allowed_hosts=allowed_hosts
     )
     run_server(settings, host, port, open_browser=browser)
@@ -275,7 +288,7 @@ def render(
     if output is not None and output.suffix not in (".npy", ".png"):
         fail("the output's name ends in .npy or .png")
     try:
-        view = parse_view(stage.value, window, voi, region, viewport, str(invert).lower(), Settings().max_viewport)
+        view = parse_view(stage.value, window, voi, region, viewport, str(invert).lower(), make_settings().max_viewport)
         rendered = asyncio.run(render_file(file, frame, view, backend))
         if output is not None:
             save(rendered, output)
@@ -288,7 +301,7 @@ def render(
 
 async def render_file(file: Path, frame_number: int, view: View, backend: BackendChoice) -> RenderedFrame:
     """One frame of one file through the service's own Renderer."""
-    settings = Settings(backend=backend.value, workers=1)
+    settings = make_settings(backend=backend.value, workers=1)
     with contextlib.ExitStack() as stack:
         device = stack.enter_context(contextlib.closing(open_backend(settings.backend, settings.device)))
         pool = stack.enter_context(contextlib.closing(WorkerPool(settings.workers)))

@@ -76,6 +76,17 @@ def test_errors_say_what_to_do(tmp_path: Path, arguments: tuple[str, ...], code:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(("name", "value"), [("WORKERS", "none"), ("CACHE_BYTES", "-1"), ("ALLOWED_HOSTS", "a,b")])
+def test_a_wrong_environment_variable_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(f"GPU_RENDER_{name}", value)
+    done = run("render", str(sample("CT_small.dcm")), cwd=tmp_path)
+    assert done.returncode == 2
+    assert name.lower() in done.stderr.lower()
+    assert "Traceback" not in done.stderr
+
+
 def has_cuda() -> bool:
     from kernels import BackendUnavailable, open_backend
 
