@@ -200,10 +200,7 @@ def run_server(settings: Settings, host: str, port: int, open_browser: bool = Fa
     )
     server = Server(config)
     server.open_browser = open_browser
-    try:
-        server.run()
-    except BackendUnavailable as error:
-        fail(str(error))
+    server.run()
     if not server.started:
         raise typer.Exit(1)
 

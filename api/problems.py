@@ -1,6 +1,7 @@
 """Errors as ``application/problem+json`` (RFC 9457), from one table of status codes."""
 
 import logging
+import sys
 import traceback
 from typing import Any
 
@@ -12,6 +13,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gpu_render import errors
+from kernels import BackendUnavailable
 
 log = logging.getLogger("gpu_render.api")
 
@@ -109,6 +111,18 @@ def install(app: FastAPI) -> None:
     app.add_middleware(Boundary)
 
 
+def _with_brief_reason(send: Send) -> Send:
+    """Let a failed start say why in a line, where it is an error that knows what to do, instead of a traceback."""
+
+    async def send_brief(message: Message) -> None:
+        error = sys.exc_info()[1]
+        if message["type"] == "lifespan.startup.failed" and isinstance(error, (errors.RenderError, BackendUnavailable)):
+            message = {**message, "message": str(error)}
+        await send(message)
+
+    return send_brief
+
+
 class Boundary:
     """Pure ASGI: turns an unforeseen exception into a 500, and logs where it came from but not its text.
 
@@ -120,7 +134,7 @@ class Boundary:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, _with_brief_reason(send))
             return
         started = False
 

@@ -17,6 +17,7 @@
     ├── UnsupportedTransferSyntax   501  no decoder; says what would be needed
     └── Overloaded                  503  the queue is full; retry later
 
+    StartupError                         the service cannot start; told to the operator, never to a client
     UnreadableFile                       raised by a scan only: listed with its reason, never fatal
 
 A message may name UIDs, tags, transfer syntaxes and sizes. It never holds a patient attribute, a file path or
@@ -83,6 +84,10 @@ class Overloaded(RenderError):
     def __init__(self, message: str, retry_after_s: int = 1) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class StartupError(RenderError):
+    """The service cannot start; the message says what to do."""
 
 
 class UnreadableFile(RenderError):

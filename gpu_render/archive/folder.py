@@ -33,6 +33,7 @@ from gpu_render.errors import (
     NotRenderable,
     Overloaded,
     RenderError,
+    StartupError,
     TooLarge,
     UnreadableFile,
     UnsupportedTransferSyntax,
@@ -102,7 +103,7 @@ class FolderArchive:
 
     Symbolic links below a root are not followed, devices not opened; the roots themselves are resolved once.
     ``index_path`` None keeps the index in a temporary file. ``pool`` runs the operation ``parse``. Raises
-    NotADirectoryError for a root that is none, ValueError for an index that is none.
+    StartupError for a root that is no folder and for an index that cannot be used.
     """
 
     def __init__(
@@ -341,11 +342,11 @@ def _in_order(
 
 
 def _resolve(roots: Sequence[Path]) -> list[bytes]:
-    """Absolute paths without links, each once, none inside another. Raises NotADirectoryError."""
+    """Absolute paths without links, each once, none inside another. Raises StartupError."""
     resolved = sorted({Path(root).resolve() for root in roots})
     for root in resolved:
         if not root.is_dir():
-            raise NotADirectoryError("a root of the archive is not a folder")
+            raise StartupError("a root of the archive is not a folder")
     return [os.fsencode(root) for root in resolved if not any(other in root.parents for other in resolved)]
 
 

@@ -4,6 +4,8 @@ A cache of what the files say: it may be deleted at any time, at the price of a 
 """
 
 import contextlib
+import fcntl
+import os
 import sqlite3
 import tempfile
 import threading
@@ -21,7 +23,7 @@ from gpu_render.archive import (
     UnreadableEntry,
 )
 from gpu_render.archive.records import geometry_from_json, layout_from_json, presentation_from_json
-from gpu_render.errors import NotFound
+from gpu_render.errors import NotFound, StartupError
 from gpu_render.reference import FrameRef
 
 SCHEMA_VERSION = 1
@@ -115,10 +117,26 @@ def version_of(size: int, mtime_ns: int) -> str:
     return f"{size:x}-{mtime_ns:x}"
 
 
+def _claim(path: Path) -> int:
+    """A descriptor whose lock keeps other services off this index. The files are the user's alone: they hold names."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StartupError(f"the index file cannot be written ({error.strerror}): name another (--index)") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise StartupError("another gpu-render uses this index file: stop it, or name another (--index)") from None
+    return lock
+
+
 class Index:
     """One SQLite file. Any thread may call any method: readers take a connection each, writers wait for each other.
 
-    ``path`` None makes a temporary one. Raises ValueError where the file is something else than an index.
+    ``path`` None makes a temporary one. Raises StartupError where the file cannot be used or another process uses it.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -127,14 +145,14 @@ class Index:
         self._idle: list[sqlite3.Connection] = []
         self._idle_lock = threading.Lock()
         self._write_lock = threading.Lock()
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock_fd = _claim(self._path)
         self._writer = self._connect()
         try:
             self._set_up()
-        except sqlite3.DatabaseError:
+        except sqlite3.DatabaseError as error:
             self.close()
-            raise ValueError("the index file is not a SQLite database; remove it or name another") from None
-        except ValueError:
+            raise StartupError(f"the index file cannot be used ({error}): remove it or name another") from None
+        except StartupError:
             self.close()
             raise
 
@@ -145,7 +163,7 @@ class Index:
         writer = self._writer
         tables = {row[0] for row in writer.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if tables and writer.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
-            raise ValueError("the index file belongs to another program; name another")
+            raise StartupError("the index file belongs to another program; name another")
         writer.execute("PRAGMA journal_mode = WAL")
         writer.execute("PRAGMA synchronous = NORMAL")
         writer.execute(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -156,8 +174,11 @@ class Index:
         writer.executescript(f"BEGIN; {drops} {_TABLES} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
 
     def close(self) -> None:
-        """Close all connections; no other method may run or follow."""
+        """Close all connections and give the file free; no other method may run or follow. May be called again."""
         self._writer.close()
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._lock_fd = -1
         for connection in self._idle:
             connection.close()
         self._idle.clear()

@@ -1,9 +1,11 @@
 """The command line as a user runs it: real processes."""
 
+import contextlib
 import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -14,6 +16,7 @@ import pydicom
 import pytest
 
 from api.cli import check_host, is_loopback
+from gpu_render.archive.index import Index
 from tests.encoded import sample
 
 GPU_RENDER = [sys.executable, "-m", "api.cli"]
@@ -85,6 +88,37 @@ def test_a_wrong_environment_variable_is_named(
     assert done.returncode == 2
     assert name.lower() in done.stderr.lower()
     assert "Traceback" not in done.stderr
+
+
+def test_a_service_that_cannot_start_says_why_in_a_line(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    (tmp_path / "garbage.sqlite").write_bytes(b"this is no database" * 100)
+    (tmp_path / "file").touch()
+    cases = {
+        "remove it or name another": ("--index", str(tmp_path / "garbage.sqlite")),
+        "name another (--index)": ("--index", str(tmp_path / "file" / "index.sqlite")),
+        "gpu-render[cuda12]": ("--index", str(tmp_path / "i.sqlite"), "--backend", "cuda"),
+    }
+    for text, options in cases.items():
+        if "cuda" in options and has_cuda():
+            continue
+        done = run("serve", str(root), "--port", "0", *options)
+        assert done.returncode in (1, 3)
+        assert text in done.stderr.replace("\n", " ")
+        assert "Traceback" not in done.stderr
+
+
+def test_a_taken_port_and_a_taken_index_are_named(tmp_path: Path) -> None:
+    with socket.socket() as taken, contextlib.closing(Index(tmp_path / "i.sqlite")):
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        done = run("serve", str(tmp_path), "--port", str(taken.getsockname()[1]), "--index", str(tmp_path / "j.sqlite"))
+        assert done.returncode in (1, 3)
+        assert "address already in use" in done.stderr
+        done = run("serve", str(tmp_path), "--port", "0", "--index", str(tmp_path / "i.sqlite"))
+        assert done.returncode in (1, 3)
+        assert "another gpu-render uses this index" in done.stderr
 
 
 def has_cuda() -> bool:

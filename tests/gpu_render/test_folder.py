@@ -26,6 +26,7 @@ from gpu_render.errors import (
     NotFound,
     NotRenderable,
     RenderError,
+    StartupError,
     TooLarge,
     UnreadableFile,
     UnsupportedTransferSyntax,
@@ -619,6 +620,7 @@ def test_ids_and_index_survive_a_restart(tmp_path: Path, open_archive: Opener, p
     before = open_archive(tmp_path / "data", index_path=tmp_path / "i.sqlite")
     before.scan()
     identity = before.image_id("1.7")
+    before.close()
     pool.opened.clear()
     after = open_archive(tmp_path / "data", index_path=tmp_path / "i.sqlite")
     assert after.image_id("1.7") == identity
@@ -630,7 +632,9 @@ def test_ids_and_index_survive_a_restart(tmp_path: Path, open_archive: Opener, p
 def test_files_below_other_roots_are_not_served(tmp_path: Path, open_archive: Opener) -> None:
     write_image(tmp_path / "old" / "a.dcm", np.zeros((2, 2), np.uint16), SOPInstanceUID="1.7")
     (tmp_path / "new").mkdir()
-    open_archive(tmp_path / "old", index_path=tmp_path / "i.sqlite").scan()
+    old = open_archive(tmp_path / "old", index_path=tmp_path / "i.sqlite")
+    old.scan()
+    old.close()
     archive = open_archive(tmp_path / "new", index_path=tmp_path / "i.sqlite")
     with pytest.raises(NotFound):
         archive.image_id("1.7")
@@ -821,7 +825,7 @@ def test_roots(tmp_path: Path, open_archive: Opener, pool: InlinePool) -> None:
     write_image(tmp_path / "inner" / "a.dcm", np.zeros((2, 2), np.uint16))
     archive = open_archive(tmp_path, tmp_path / "inner", tmp_path)
     assert archive.scan().added == 1
-    with pytest.raises(NotADirectoryError):
+    with pytest.raises(StartupError):
         FolderArchive([tmp_path / "inner" / "a.dcm"], None, pool)
 
 

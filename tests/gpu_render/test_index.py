@@ -21,7 +21,7 @@ from gpu_render.archive.index import (
     version_of,
 )
 from gpu_render.archive.records import geometry_to_json, layout_to_json, presentation_to_json
-from gpu_render.errors import NotFound
+from gpu_render.errors import NotFound, StartupError
 from gpu_render.frame import Geometry, PixelLayout, Presentation, Rescale
 from gpu_render.reference import FrameRef
 
@@ -122,12 +122,12 @@ def test_ids_survive_removal_and_another_schema(tmp_path: Path) -> None:
 
 def test_other_files_are_not_taken_for_an_index(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("not a database at all, but long enough to be looked at" * 20)
-    with pytest.raises(ValueError, match="not a SQLite database"):
+    with pytest.raises(StartupError, match="remove it or name another"):
         Index(tmp_path / "text")
     with sqlite3.connect(tmp_path / "other") as database:
         database.execute("CREATE TABLE important (x)")
     database.close()
-    with pytest.raises(ValueError, match="another program"):
+    with pytest.raises(StartupError, match="another program"):
         Index(tmp_path / "other")
     assert (tmp_path / "text").read_text().startswith("not a database")
 
