@@ -129,12 +129,11 @@ def make_settings(**options: Any) -> Settings:
 
 def set_up_logging() -> None:
     """Our own and uvicorn's messages on stderr. Access logs stay off: URLs name studies."""
-    logging.basicConfig(
-        level=logging.INFO,
-        format="%(message)s",
-        handlers=[RichHandler(console=errors, show_path=False, markup=False)],
-        force=True,
-    )
+    handler: logging.Handler = logging.StreamHandler()
+    if errors.is_terminal:
+        handler = RichHandler(console=errors, show_path=False, markup=False)
+    form = "%(message)s" if errors.is_terminal else "%(asctime)s %(levelname)s %(message)s"
+    logging.basicConfig(level=logging.INFO, format=form, handlers=[handler], force=True)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     logging.getLogger("pydicom").disabled = True  # its messages quote element values
 
