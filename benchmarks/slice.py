@@ -256,6 +256,8 @@ def plan_of(options: argparse.Namespace) -> Plan:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
     options, console = parse(arguments), Console()
+    if not console.is_terminal:
+        console = Console(width=120)  # a log file has no 80 columns
     plan = plan_of(options)
     try:
         run = measure(prepare(options.data, plan, console), plan, console)
