@@ -62,8 +62,8 @@ def cases() -> dict[str, Case]:
     wide = ramp(8, 16, "u2", 31)
     twelve = (ramp(16, 16, "u2", 16) & 0x0FFF) | 0xA000  # set bits above High Bit, as overlays leave them
     signed12 = np.where(twelve & 0x0800, (twelve & 0x0FFF).astype("i4") - 4096, twelve & 0x0FFF).astype("i2")
-    hu = {"RescaleSlope": "1", "RescaleIntercept": "-1024", "WindowCenter": "40", "WindowWidth": "400"}
-    shown = {"WindowCenter": "1000", "WindowWidth": "2001"}
+    hu: dict[str, Any] = {"RescaleSlope": "1", "RescaleIntercept": "-1024", "WindowCenter": "40", "WindowWidth": "400"}
+    shown: dict[str, Any] = {"WindowCenter": "1000", "WindowWidth": "2001"}
     at = linear(wide, 1000, 2001)
     big = ramp(4, 8, "i4", 100_000_007, -1_600_000_000)
     return {
@@ -140,7 +140,7 @@ def cases() -> dict[str, Case]:
 def other_forms() -> dict[str, Case]:
     """Files that are not plain little-endian 16-bit grey."""
     wide = ramp(5, 7, "u2", 997)
-    window = {"WindowCenter": "16000", "WindowWidth": "30001"}
+    window: dict[str, Any] = {"WindowCenter": "16000", "WindowWidth": "30001"}
     stages = {"stored": wide, "modality": wide, "display": linear(wide, 16000, 30001)}
     bits = (np.arange(3 * 5 * 7) % 3 == 0).astype(np.uint8).reshape(3, 5, 7)
     packed = np.packbits(bits.reshape(-1), bitorder="little").tobytes()
