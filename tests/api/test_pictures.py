@@ -34,7 +34,8 @@ def linear(values: Array, center: float, width: float) -> Array:
             return 255
         return math.floor(((x - (center - 0.5)) / (width - 1) + 0.5) * 255 + 0.5)
 
-    return np.vectorize(one)(values).astype(np.uint8)
+    greys: Array = np.vectorize(one)(values).astype(np.uint8)
+    return greys
 
 
 def lut_item(first: int, entries: list[int], bits: int) -> dict[str, Any]:
@@ -220,7 +221,8 @@ def from_ybr(ybr: Array) -> Array:
     """PS3.3 C.7.6.3.1.2, solved for RGB."""
     y, cb, cr = (ybr[..., n].astype(float) - (128 if n else 0) for n in range(3))
     rgb = np.stack([y + 1.402 * cr, y - 0.344136 * cb - 0.714136 * cr, y + 1.772 * cb], axis=-1)
-    return np.clip(np.floor(rgb + 0.5), 0, 255)
+    clipped: Array = np.clip(np.floor(rgb + 0.5), 0, 255)
+    return clipped
 
 
 CASES = cases()
