@@ -255,7 +255,7 @@ def demo(
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the viewer in a browser.")] = True,
     folder: Annotated[Path | None, typer.Option(help="Where the demo files are made once.")] = None,
 ) -> None:
-    """Serve sample images of all kinds and a 300-slice CT phantom, made once (about 350 MB)."""
+    """Serve sample images of all kinds and a 300-slice CT phantom, made once (about 290 MB)."""
     allowed_hosts = check_host(host, allow_anonymous)
     target = folder or default_cache_dir() / "demo"
     set_up_logging()
