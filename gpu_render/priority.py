@@ -58,6 +58,15 @@ class PriorityQueue(Generic[A]):
         self._heap = [entry for entry in self._heap if not entry[2].future.cancelled()]
         heapq.heapify(self._heap)
 
+    def promote(self, future: "Future[Any]", priority: Priority) -> None:
+        """Let the item with ``future`` wait among those of ``priority``, where it waits and is less urgent."""
+        with self._ready:
+            for place, (waits_as, arrival, item) in enumerate(self._heap):
+                if item.future is future and waits_as > priority:
+                    self._heap[place] = (priority, arrival, item)
+                    heapq.heapify(self._heap)
+                    return
+
     def take(self, limit: int) -> list[A]:
         """Wait for work; return up to ``limit`` items that somebody still waits for, or [] once closed."""
         with self._ready:
@@ -106,6 +115,10 @@ class PriorityExecutor:
         call = _Call(work)
         self._queue.put(call, priority)
         return call.future
+
+    def promote(self, future: "Future[Any]", priority: Priority) -> None:
+        """Make queued work as urgent as ``priority``: somebody more urgent waits for it now."""
+        self._queue.promote(future, priority)
 
     def _run(self) -> None:
         while calls := self._queue.take(1):

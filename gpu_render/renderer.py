@@ -3,6 +3,7 @@
 import asyncio
 import os
 import time
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 
@@ -38,6 +39,7 @@ class Renderer:
         self._loaders = PriorityExecutor(settings.workers + 2, settings.queue_capacity, "load")
         self.queue = RenderQueue(backend, settings.queue_capacity, settings.max_batch)
         self._generation = archive.generation
+        self._loading: dict[FrameRef, Future[tuple[DeviceFrame, float, dict[str, float]]]] = {}
 
     def close(self) -> None:
         """Stop the threads; what waits is cancelled."""
@@ -55,6 +57,7 @@ class Renderer:
         timings: dict[str, float] = {}
         frame = self.cache.peek(ref)
         if frame is None:
+            self._hurry(ref, priority)
             frame = await self.cache.get(ref, partial(self._load, ref, priority, timings))
         if view.stage is Stage.STORED and view.region is None and view.viewport is None and stored_as_is(frame.layout):
             return RenderedFrame(frame.samples, view.stage, None, frame.decoder, "none", timings, frame.version)
@@ -65,12 +68,21 @@ class Renderer:
             self._generation = self.archive.generation
             self.cache.clear()
 
+    def _hurry(self, ref: FrameRef, priority: Priority) -> None:
+        """A load that a less urgent request has queued serves this one as well: it must not wait with that one."""
+        loading = self._loading.get(ref)
+        if loading is not None:
+            self._loaders.promote(loading, priority)
+
     async def _load(self, ref: FrameRef, priority: Priority, timings: dict[str, float]) -> DeviceFrame:
         """Read and decode on a loading thread; ``timings`` is the first caller's."""
         submitted = time.perf_counter()
-        frame, begun, steps = await asyncio.wrap_future(
-            self._loaders.submit(partial(self._read_and_decode, ref), priority)
-        )
+        future = self._loading[ref] = self._loaders.submit(partial(self._read_and_decode, ref), priority)
+        try:
+            frame, begun, steps = await asyncio.wrap_future(future)
+        finally:
+            if self._loading.get(ref) is future:
+                del self._loading[ref]
         timings["queue"] = (begun - submitted) * 1e3
         timings.update(steps)
         return frame
@@ -84,6 +96,7 @@ class Renderer:
             raise TooLarge(f"a frame of {nbytes} bytes is above the limit of {self._settings.max_frame_bytes}")
         read = time.perf_counter()
         decoded = decode(encoded, self.pool, cores=os.cpu_count() or 1)
+        decoded.samples.setflags(write=False)  # answers are views of it
         steps = {"read": (read - begun) * 1e3, "decode": (time.perf_counter() - read) * 1e3}
         frame = DeviceFrame(
             ref, decoded.layout, encoded.presentation, decoded.samples, decoded.decoder, encoded.version
