@@ -55,6 +55,18 @@ class SecurityHeaders:
         await self._app(scope, receive, add if scope["type"] == "http" else send)
 
 
+class HeadAsGet:
+    """Pure ASGI: a HEAD is routed as the GET whose headers it asks for; the server leaves the body out."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}
+        await self._app(scope, receive, send)
+
+
 class Scanner:
     """Scans at start and then every ``interval_s`` on a thread of its own, while requests are served."""
 
@@ -103,6 +115,7 @@ def create_app(settings: Settings | None = None, scan_progress: Progress | None 
         redoc_url=None,
     )
     problems.install(app)
+    app.add_middleware(HeadAsGet)
     app.add_middleware(SecurityHeaders)
     if "*" not in chosen.allowed_hosts:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(chosen.allowed_hosts), www_redirect=False)

@@ -116,7 +116,7 @@ async def get_image_data(
 ) -> Response:
     """8-bit display values as a flat JSON list with the attributes an old viewer reads, or as bytes."""
     service = service_of(request)
-    media_type = choose(request.headers.get("accept"), (JSON, OCTETS))
+    media_type = choose(request, (JSON, OCTETS))
     view = parse_view("display", window, None, None, None, None, service.settings.max_viewport)
     if not (image_id.isascii() and image_id.isdigit() and len(image_id) <= 18):
         raise NotFound("an image id is a whole number; see the id of a manifest's frames")

@@ -117,7 +117,7 @@ async def get_frame(
     Without ``window`` the file's first VOI is applied, and the frame's range where it has none.
     """
     service = service_of(request)
-    media_type = choose(request.headers.get("accept"), MEDIA_TYPES)
+    media_type = choose(request, MEDIA_TYPES)
     ref = FrameRef.parse(study, series, instance, frame)
     view = parse_view(stage, window, voi, region, viewport, invert, service.settings.max_viewport)
     return await frame_response(request, service, ref, view, media_type)

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from fastapi import Request
+
 from gpu_render.errors import NotAcceptable
 
 
@@ -33,12 +35,13 @@ def _quality(media: str, ranges: Sequence[tuple[str, float]]) -> float:
     return 0.0
 
 
-def choose(accept: str | None, offered: Sequence[str]) -> str:
-    """The media type among ``offered`` (best first) that ``accept`` likes most; no Accept takes the first.
+def choose(request: Request, offered: Sequence[str]) -> str:
+    """The media type among ``offered`` (best first) that the request's Accept likes most; without one, the first.
 
     Raises NotAcceptable, which lists what is offered.
     """
-    if not accept or not accept.strip():
+    accept = ",".join(request.headers.getlist("accept"))
+    if not accept.strip():
         return offered[0]
     ranges = _ranges(accept)
     best = max(offered, key=lambda media: (_quality(media, ranges), -offered.index(media)))

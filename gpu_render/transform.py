@@ -312,7 +312,9 @@ def sigmoid_thresholds(window: Window) -> npt.NDArray[np.float64]:
     computing an exponential of its own.
     """
     half_greys = np.arange(255, dtype=np.float64) + 0.5
-    return window.center - window.width / 4 * np.log(255 / half_greys - 1)
+    with np.errstate(over="ignore"):  # beyond float64 a threshold is infinite: no value, or every value, reaches it
+        thresholds: npt.NDArray[np.float64] = window.center - window.width / 4 * np.log(255 / half_greys - 1)
+    return thresholds
 
 
 def grey_of(values: npt.NDArray[np.float64], window: Window) -> npt.NDArray[np.uint8]:
@@ -320,7 +322,7 @@ def grey_of(values: npt.NDArray[np.float64], window: Window) -> npt.NDArray[np.u
     if window.function is VoiFunction.SIGMOID:
         return np.searchsorted(sigmoid_thresholds(window), values, side="right").astype(np.uint8)
     lower, span = window_bounds(window)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         grey = np.nan_to_num((values - lower) * 255 / span, nan=0.0)
     return np.floor(np.clip(grey, 0, 255) + 0.5).astype(np.uint8)
 

@@ -189,6 +189,19 @@ def test_nothing_acceptable_is_406_and_says_what_there_is(client: TestClient, ct
         assert client.get(ct_url, headers={"Accept": accept}).status_code == 200
 
 
+def test_two_accept_headers_count_as_one(client: TestClient, ct_url: str) -> None:
+    headers = [("Accept", "text/html"), ("Accept", "application/x-npy")]
+    assert client.get(ct_url, headers=headers).headers["content-type"] == "application/x-npy"
+
+
+def test_head_answers_the_headers_of_get(client: TestClient, ct_url: str) -> None:
+    for path in (ct_url, "/health/live", "/api/studies"):
+        get, head = client.get(path), client.head(path)
+        assert head.status_code == get.status_code == 200
+        for name in ("content-type", "content-length", "etag", "x-array-shape"):
+            assert head.headers.get(name) == get.headers.get(name)
+
+
 def test_a_truncated_file_is_422_with_its_uid(client: TestClient, frame_urls: dict[str, list[str]]) -> None:
     uid = str(sample("MR_truncated.dcm").SOPInstanceUID)
     response = client.get(frame_urls[uid][0])

@@ -259,3 +259,12 @@ def test_sigmoid_travels_as_thresholds() -> None:
     assert folded.table is not None
     assert folded.table.shape == (255,)
     assert np.all(np.diff(folded.table.astype(float)) > 0)
+
+
+@pytest.mark.parametrize("function", VoiFunction)
+@pytest.mark.parametrize("window", [(1e308, 1e308), (-1e308, 1.7e308), (1e308, 1.0), (0.0, 1.7e308)])
+def test_windows_at_the_end_of_float64_still_rise(function: VoiFunction, window: tuple[float, float]) -> None:
+    layout = replace(CT, rows=1, columns=3)
+    view = View(window=Window(*window, function))
+    got = render(np.array([[0, 2000, 4095]], np.uint16), Presentation(), view, layout)
+    assert np.all(np.diff(got.astype(int)) >= 0)
