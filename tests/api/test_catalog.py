@@ -1,5 +1,6 @@
 """Studies, manifests and the index, against what pydicom reads from the same files."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -127,8 +128,6 @@ def test_slices_come_in_anatomical_order(tmp_path: Path, samples: Path) -> None:
 
 def test_files_beyond_the_roots_are_never_served(tmp_path: Path, samples: Path) -> None:
     """Symbolic links to files and folders outside are not followed; FIFOs are not opened."""
-    import os
-
     outside = samples / "test_files" / "CT_small.dcm"
     root = tmp_path / "root"
     root.mkdir()
@@ -141,3 +140,13 @@ def test_files_beyond_the_roots_are_never_served(tmp_path: Path, samples: Path) 
         assert state["instances"] == 1
         hidden = sop_instance_uid(outside)
         assert hidden not in client.get("/api/studies").text
+
+
+def test_file_names_that_are_no_text_are_listed_all_the_same(tmp_path: Path, samples: Path) -> None:
+    ct = (samples / "test_files" / "CT_small.dcm").read_bytes()
+    (tmp_path / "good.dcm").write_bytes(ct)
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9\n.txt")).write_bytes(b"no DICOM")
+    with TestClient(create_app(Settings(roots=(tmp_path,), backend="cpu", workers=1)), "http://127.0.0.1") as client:
+        state = wait_for_scan(client)
+    assert len(state["unreadable"]) == 1
+    assert state["unreadable"][0]["path"].startswith("caf")
