@@ -148,7 +148,7 @@ class ScanDisplay:
     def __call__(self, done: int, total: int) -> None:
         if errors.is_terminal:
             self._draw(done, total)
-        elif done >= total or time.monotonic() - self._said_s > 5:
+        elif total and (done >= total or time.monotonic() - self._said_s > 5):
             self._said_s = time.monotonic()
             logging.getLogger("gpu_render").info("indexed %d of %d files", done, total)
 
@@ -199,7 +199,8 @@ def run_server(settings: Settings, host: str, port: int, open_browser: bool = Fa
     )
     server = Server(config)
     server.open_browser = open_browser
-    server.run()
+    with contextlib.suppress(KeyboardInterrupt):  # a second Ctrl+C; the server has closed what it could
+        server.run()
     if not server.started:
         raise typer.Exit(1)
 

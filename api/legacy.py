@@ -131,8 +131,13 @@ async def get_image_data(
         shown = await while_connected(request, service.renderer.render(ref, view, priority_of(request)))
     except ClientGone:
         return Response(status_code=499)
-    shown = replace(shown, pixels=np.ascontiguousarray(luminance(shown.pixels)))
     tag = etag(ref, view, f"old {media_type}", shown.version)
+    return await asyncio.to_thread(_answer, image, ref, shown, media_type, tag)
+
+
+def _answer(image: ImageRecord, ref: FrameRef, shown: RenderedFrame, media_type: str, tag: str) -> Response:
+    """Off the event loop: a large image is some ten million numbers in JSON."""
+    shown = replace(shown, pixels=np.ascontiguousarray(luminance(shown.pixels)))
     if media_type == OCTETS:
         return array_response(shown, OCTETS, tag)
     body = orjson.dumps(image_json(image, ref, shown), option=orjson.OPT_SERIALIZE_NUMPY)

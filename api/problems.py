@@ -62,7 +62,7 @@ def problem(status: int, kind: str, title: str, detail: str, request: Request) -
         "title": title,
         "status": status,
         "detail": detail,
-        "instance": request.url.path,
+        "instance": request.scope["path"],  # request.url would read the Host header, which may be anything
     }
     for parameter, member in (("instance", "sop_instance_uid"), ("frame", "frame_number")):
         if parameter in request.path_params:

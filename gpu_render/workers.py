@@ -97,7 +97,7 @@ class WorkerPool:
             raise TooLarge(f"{result_bytes} bytes of pixels exceed the limit of {self._max_shared_bytes}")
         worker = self._take()
         try:
-            worker.load(operation, self._start_timeout_s)
+            self._load(worker, operation)
             return worker.run(operation, meta, payload, timeout_s, result_bytes, memory_bytes)
         finally:
             self._give_back(worker)
@@ -107,7 +107,7 @@ class WorkerPool:
         workers = [self._take() for _ in range(min(count, self.size))]
         try:
             for worker in workers:
-                worker.load(operation, self._start_timeout_s)
+                self._load(worker, operation)
         finally:
             for worker in workers:
                 self._give_back(worker)
@@ -130,6 +130,13 @@ class WorkerPool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _load(self, worker: "_Worker", operation: str) -> None:
+        """Raises Overloaded: a worker that cannot even begin says nothing about the bytes that wait for it."""
+        try:
+            worker.load(operation, self._start_timeout_s)
+        except CorruptPixelData:
+            raise Overloaded(f"no process for {operation} could be started") from None
 
     def _take(self) -> "_Worker":
         with self._changed:
@@ -189,7 +196,11 @@ class _Worker:
         self._shared: mmap.mmap | None = None
         self._loaded: set[str] = set()
         self._calls = 0
-        self._sock, theirs = socket.socketpair()
+        try:
+            self._sock, theirs = socket.socketpair()
+        except OSError:
+            os.close(self._memory_fd)
+            raise
         try:
             self._process = _start(theirs.fileno(), self._memory_fd, operations)
         except BaseException:
@@ -303,7 +314,9 @@ class _Worker:
         self._end()
         code = self._process.returncode
         how = signal.Signals(-code).name if code < 0 else f"status {code}"
-        return CorruptPixelData(f"the {operation} process died ({how}); other frames are not affected")
+        # SIGKILL comes from outside, as from a machine without memory: that says nothing against the bytes.
+        kind = DecoderTimeout if code == -signal.SIGKILL else CorruptPixelData
+        return kind(f"the {operation} process died ({how}); other frames are not affected")
 
     def _end(self) -> None:
         try:

@@ -288,7 +288,7 @@ class FolderArchive:
             document, spans = unpack_result(answer, result)
         except Overloaded:
             raise  # the pool is closing: nothing is known about the file
-        except DecoderTimeout as error:  # on a busy machine, perhaps: no size, so that the next scan tries again
+        except DecoderTimeout as error:  # on a busy machine, or killed: no size, so that the next scan tries again
             return FileChange(key, -1, file.mtime_ns, None, reason=_reason(error))
         except RenderError as error:
             return FileChange(key, file.size, file.mtime_ns, None, reason=_reason(error))
@@ -353,8 +353,10 @@ def _resolve(roots: Sequence[Path]) -> list[bytes]:
 def _stat(key: FileKey) -> _Found | None:
     try:
         status = os.stat(os.path.join(key.root, key.path), follow_symlinks=False)  # noqa: PTH118, PTH116 - bytes
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError:  # a share that does not answer, say: the file has not gone for all that
+        raise CorruptPixelData("the file cannot be read at the moment") from None
     return _Found(key, status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
 
 

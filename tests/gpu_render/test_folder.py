@@ -920,3 +920,22 @@ def test_native_frame_bits_of_a_sample(pool: InlinePool) -> None:
     fetched = archive.fetch(archive.ref(1))
     assert 8 * len(fetched.data) == native_frame_bits(fetched.layout) == 100 * 100 * 2 * 8
     archive.close()
+
+
+def test_a_file_that_cannot_be_looked_at_is_not_forgotten(
+    tmp_path: Path, open_archive: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_image(tmp_path / "a.dcm", np.zeros((2, 2), np.uint16), SOPInstanceUID="1.7")
+    archive = open_archive(tmp_path)
+    archive.scan()
+    (ref,) = refs(archive)
+    os.utime(path, ns=(1, 1))  # changed: the next fetch looks at the file again
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("gpu_render.archive.folder.os.stat", refuse)
+        with pytest.raises(CorruptPixelData, match="cannot be read at the moment"):
+            archive.fetch(ref)
+    assert archive.fetch(ref).ref == ref

@@ -270,3 +270,8 @@ def test_many_threads_and_crashes_together(pool: WorkerPool) -> None:
         stop.set()
         crashing.result()
     assert crashes
+
+
+def test_a_process_that_cannot_begin_is_no_fault_of_the_bytes() -> None:
+    with WorkerPool(1, operations={"missing": "no_such_module:nothing"}) as pool, pytest.raises(Overloaded):
+        pool.call("missing", {}, b"", timeout_s=5, result_bytes=0, memory_bytes=0)
