@@ -218,6 +218,9 @@ def _check_bits(layout: PixelLayout) -> None:
         raise CorruptPixelData(f"BitsStored {stored}, HighBit {high} and BitsAllocated {allocated} contradict")
     if layout.pixel_representation not in (0, 1):
         raise CorruptPixelData("PixelRepresentation is neither 0 nor 1")
+    if layout.pixel_representation and stored == 1:
+        # As two's complement its values would be 0 and -1: foreground black on white.
+        raise CorruptPixelData("PixelRepresentation 1 contradicts BitsStored 1")
     if layout.samples_per_pixel == 3 and (layout.is_float or allocated == 1):
         raise NotRenderable(f"colour with BitsAllocated {allocated} cannot be shown")
 
@@ -296,8 +299,8 @@ def presentation_varies(ds: Dataset, frame_index: int) -> bool:
 def read_presentation(ds: Dataset, layout: PixelLayout, frame_index: int = 0) -> Presentation:
     """How stored values of one frame become a picture. ``frame_index`` counts from 0.
 
-    Raises CorruptPixelData where a rescale, Modality LUT or palette is there but cannot be used: the picture would
-    be wrong without it.
+    Raises CorruptPixelData where a rescale, Modality LUT or palette is there but cannot be used, and NotRenderable
+    for a Presentation LUT Sequence: the picture would be wrong without it.
     """
     notes: list[str] = []
     grey = layout.photometric_interpretation in GREY
@@ -362,22 +365,28 @@ def _input_is_signed(layout: PixelLayout, modality: Rescale | LookupTable | None
 def _read_voi(
     ds: Dataset, layout: PixelLayout, modality: Rescale | LookupTable | None, frame_index: int, notes: list[str]
 ) -> tuple[Window | LookupTable, ...]:
-    tables: list[Window | LookupTable] = []
+    """LUTs, then windows, of the most specific place that has any of them (C.11.2, C.7.6.16.2.10)."""
+    signed = _input_is_signed(layout, modality)
+    for source in _groups(ds, frame_index, "FrameVOILUTSequence"):
+        tables, windows = _read_voi_luts(source, signed, notes), _read_windows(source, notes)
+        if tables or windows:
+            return (*tables, *windows)
+    return ()
+
+
+def _read_voi_luts(source: Dataset, signed: bool, notes: list[str]) -> list[LookupTable]:
     try:
-        items = [item for item in _values(ds, "VOILUTSequence") if isinstance(item, Dataset)]
+        items = [item for item in _values(source, "VOILUTSequence") if isinstance(item, Dataset)]
     except _BadValueError:
-        items = []
         notes.append("VOI LUT Sequence ignored: malformed")
+        return []
+    tables = []
     for index, item in enumerate(items):
         try:
-            tables.append(_read_lut(item, signed=_input_is_signed(layout, modality)))
+            tables.append(_read_lut(item, signed=signed))
         except RenderError:
             notes.append(f"VOI LUT {index + 1} ignored: malformed")
-    for source in _groups(ds, frame_index, "FrameVOILUTSequence"):
-        windows = _read_windows(source, notes)
-        if windows:
-            return (*tables, *windows)
-    return tuple(tables)
+    return tables
 
 
 def _read_windows(source: Dataset, notes: list[str]) -> list[Window]:
@@ -427,7 +436,7 @@ def _is_inverse(ds: Dataset, layout: PixelLayout, notes: list[str]) -> bool:
     if mono1 and shape == "IDENTITY":
         notes.append("Presentation LUT Shape IDENTITY contradicts MONOCHROME1: shown inverted")
     if _item(ds, "PresentationLUTSequence") is not None:
-        notes.append("Presentation LUT Sequence ignored")
+        raise NotRenderable("a Presentation LUT Sequence is not supported")
     return mono1 or shape == "INVERSE"
 
 

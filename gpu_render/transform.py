@@ -20,6 +20,7 @@ Extent = tuple[float, float] | None
 Table = npt.NDArray[np.generic] | None
 
 _TABLE_BITS = 16  # tables over every stored value are built up to this many Bits Stored
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
 _COLOURS = {
     "RGB": Colour.RGB,
     "YBR_FULL": Colour.YBR_FULL,
@@ -47,7 +48,9 @@ def needs_extent(presentation: Presentation, view: View, layout: PixelLayout) ->
     if layout.samples_per_pixel != 1 or presentation.palette is not None:
         return False
     if view.stage is Stage.MODALITY:
-        return view.viewport is None and not layout.is_float and _integer_rescale(presentation)
+        if layout.is_float:
+            return layout.bits_allocated > 32
+        return view.viewport is None and _integer_rescale(presentation)
     return view.stage is Stage.DISPLAY and view.window is None and not presentation.voi
 
 
@@ -162,9 +165,18 @@ def _fold_modality(
         values = modality_table(presentation.modality, layout)
         _set_table(record, layout)
         return _folded(record, values.astype("<f4"), None)
-    if needs_extent(presentation, view, layout) and _exact_int16(record, extent):
+    if layout.is_float:
+        _check_float32(presentation, layout, extent)
+    elif needs_extent(presentation, view, layout) and _exact_int16(record, extent):
         record["output_format"] = SampleFormat.I16
     return _folded(record, None, None)
+
+
+def _check_float32(presentation: Presentation, layout: PixelLayout, extent: Extent) -> None:
+    """Raise NotRenderable where float32 would make finite modality values infinite. Padding may become so."""
+    ends = () if extent is None else _modality_range(presentation, layout, extent)
+    if any(math.isfinite(end) and abs(end) > _FLOAT32_MAX for end in ends):
+        raise NotRenderable("float32 cannot hold the modality values of this frame; ask for stored or display")
 
 
 def _exact_int16(record: npt.NDArray[np.void], extent: Extent) -> bool:
@@ -280,6 +292,8 @@ def choose_voi(presentation: Presentation, view: View) -> Window | LookupTable |
 def auto_window(presentation: Presentation, layout: PixelLayout, extent: Extent) -> Window:
     """The frame's range without padding, as a LINEAR_EXACT window in modality units; a flat frame shows black."""
     low, high = (0.0, 0.0) if extent is None else _modality_range(presentation, layout, extent)
+    if not (math.isfinite(low) and math.isfinite(high - low)):
+        raise NotRenderable("the frame's values have no finite range; ask for a window")
     if not high > low:
         return Window(low + 0.5, 1.0, VoiFunction.LINEAR_EXACT, "range of the frame")
     return Window((low + high) / 2, high - low, VoiFunction.LINEAR_EXACT, "range of the frame")

@@ -148,10 +148,15 @@ def file_bytes(
         length = UNDEFINED if encapsulated else None
         body += element(_tag(keyword), pixels, syntax, vr="OB" if encapsulated else vr, length=length)
     if syntax == DEFLATED:
-        packer = zlib.compressobj(wbits=-15)
-        body = packer.compress(body) + packer.flush()
+        body = deflate(body)
     head = b"\0" * 128 + b"DICM" if preamble else b""
     return head + (file_meta(syntax, attributes.get("SOPInstanceUID", "1.2.9")) if meta else b"") + body
+
+
+def deflate(body: bytes) -> bytes:
+    """A data set as PS3.5 A.5 deflates it."""
+    packer = zlib.compressobj(wbits=-15)
+    return packer.compress(body) + packer.flush()
 
 
 def write(path: Path, *arguments: Any, **options: Any) -> Path:

@@ -26,7 +26,7 @@ from gpu_render.archive.encapsulation import (
     check_held,
     frame_spans,
 )
-from gpu_render.archive.files import inflate, open_beneath
+from gpu_render.archive.files import INFLATE_STEP_BYTES, inflate, open_beneath
 from gpu_render.archive.records import geometry_to_json, layout_to_json, presentation_to_json
 from gpu_render.errors import (
     CorruptPixelData,
@@ -436,6 +436,8 @@ def _native_pixels(descriptor: int, file: _File, pixels: PixelElement, layout: P
         raise CorruptPixelData("the pixels are subsampled by PhotometricInterpretation but not by their length")
     whole = min(frames, 8 * max(0, min(available, pixels.length)) // bits)
     check_held(whole, frames)
+    _check_excess(descriptor, file, pixels, wanted, frames)
+    _check_follower(descriptor, file, pixels)
     return {
         "pixel_offset": pixels.offset,
         "frame_bits": bits,
@@ -443,6 +445,47 @@ def _native_pixels(descriptor: int, file: _File, pixels: PixelElement, layout: P
         "word_swap": file.big_endian and pixels.vr == "OW" and layout.bits_allocated <= 8,
         "frames_whole": whole,
     }
+
+
+def _check_excess(descriptor: int, file: _File, pixels: PixelElement, wanted: int, frames: int) -> None:
+    """What follows the last frame can only be padding: zeros, and less than a frame.
+
+    Anything else are pixels that Rows, Columns, Bits Allocated or Number of Frames do not count, and with a wrong one
+    of these the picture is sheared, torn or cut off. A byte that pads to even length may be anything (PS3.5 8.1.1).
+    """
+    start, excess = wanted + wanted % 2, pixels.length - wanted - wanted % 2
+    if excess >= max(2, wanted // frames):
+        raise CorruptPixelData(f"Pixel Data is {excess} bytes longer than {frames} frames")
+    if any(step.count(0) < len(step) for step in _stretch(descriptor, file, pixels.offset + start, excess)):
+        raise CorruptPixelData(f"Pixel Data is longer than {frames} frames, and no zeros follow them")
+
+
+def _check_follower(descriptor: int, file: _File, pixels: PixelElement) -> None:
+    """What follows Pixel Data is the end, zeros, or an element with a higher tag (PS3.5 7.1). Where bytes were lost
+    from the pixels, what stood behind them has moved up and would be shown in their place."""
+    tail = b"".join(_stretch(descriptor, file, pixels.offset + pixels.length, 4))
+    if not any(tail):
+        return
+    group = int.from_bytes(tail[:2], "big" if file.big_endian else "little")
+    if len(tail) < 4 or group < 0x7FE0:
+        raise CorruptPixelData("what follows Pixel Data is no element: the file has lost or gained bytes")
+
+
+def _stretch(descriptor: int, file: _File, start: int, length: int) -> Iterator[bytes]:
+    """``length`` bytes of the (inflated) file from ``start`` on, fewer where it ends, in steps of at most 1 MiB."""
+    end, position = start + length, 0 if file.inflate_offset else start
+    if length <= 0:
+        return
+    if file.inflate_offset:
+        for step in inflate(descriptor, file.inflate_offset):
+            yield step[max(0, start - position) : max(0, end - position)]
+            position += len(step)
+            if position >= end:
+                break
+        return
+    while step := os.pread(descriptor, min(end - position, INFLATE_STEP_BYTES), position):
+        yield step
+        position += len(step)
 
 
 def _inflated_size(descriptor: int, offset: int, end: int) -> int:

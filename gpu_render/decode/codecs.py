@@ -94,6 +94,8 @@ def _check_declared(job: Job, rows: int, columns: int, components: int, precisio
         raise CorruptPixelData(
             f"the codestream has {precision} bits a sample, the dataset allocates {layout.bits_allocated}"
         )
+    if layout.high_bit >= max(precision, layout.bits_stored):
+        raise CorruptPixelData(f"the codestream has {precision} bits a sample, HighBit is {layout.high_bit}")
 
 
 def to_container(values: Array, precision: int, signed: bool, layout: PixelLayout) -> Samples:
@@ -211,6 +213,10 @@ def _htj2k_lossless(job: Job) -> tuple[Samples, str]:
 def _jpeg2000_header(job: Job, max_precision: int) -> Jpeg2000Header:
     header = parse_jpeg2000(job.data)
     _check_declared(job, header.rows, header.columns, header.components, header.precision)
+    photometric = job.layout.photometric_interpretation
+    transformed = photometric in ("YBR_ICT", "YBR_RCT")
+    if header.components == 3 and photometric != "RGB" and transformed != header.multiple_component_transform:
+        raise CorruptPixelData(f"the codestream's colour transform contradicts {photometric}")
     if header.precision > max_precision:
         raise NotRenderable(f"{header.precision} bits a sample; this decoder is exact up to {max_precision}")
     return header

@@ -23,7 +23,7 @@ def frame_bytes(layout: PixelLayout) -> int:
 
 def is_uncompressed_422(layout: PixelLayout) -> bool:
     """Whether native pixels of this layout are stored as Y1 Y2 Cb Cr."""
-    return layout.samples_per_pixel == 3 and layout.photometric_interpretation == "YBR_FULL_422"
+    return layout.samples_per_pixel == 3 and layout.photometric_interpretation in ("YBR_FULL_422", "YBR_PARTIAL_422")
 
 
 def check_layout(layout: PixelLayout) -> None:
@@ -56,8 +56,8 @@ def decode_native(data: bytes | memoryview, layout: PixelLayout, big_endian: boo
     """Samples of ``layout.shape`` and ``layout.dtype``, and the layout of what came out.
 
     1-bit pixels unpack to uint8 0 and 1, bit 0 first (PS3.5 8.1.1); planes are interleaved; YBR_FULL_422 becomes
-    YBR_FULL, each chroma sample used for its two pixels. 8-bit samples are taken in the order of the bytes: words of
-    OW in big endian are put right by the archive, which knows the VR and the neighbouring frame.
+    YBR_FULL, each chroma sample used for its two pixels, as in YBR_PARTIAL_422. 8-bit samples are taken in the order
+    of the bytes: words of OW in big endian are put right by the archive, which knows the VR and the next frame.
     The result may be a read-only view of ``data``. Raises CorruptPixelData where the length disagrees.
     """
     expected = frame_bytes(layout)
@@ -93,12 +93,13 @@ def _unpack_bits(data: bytes | memoryview, layout: PixelLayout) -> Samples:
 
 def _upsample_422(flat: Samples, layout: PixelLayout) -> tuple[Samples, PixelLayout]:
     if layout.columns % 2 or layout.planar_configuration:
-        raise CorruptPixelData("YBR_FULL_422 needs an even number of columns and interleaved samples")
+        raise CorruptPixelData("subsampled chroma needs an even number of columns and interleaved samples")
     pairs = flat.reshape(layout.rows, layout.columns // 2, 4)
     samples = np.empty((layout.rows, layout.columns // 2, 2, 3), flat.dtype)
     samples[..., 0] = pairs[..., :2]
     samples[..., 1:] = pairs[:, :, np.newaxis, 2:]
-    return samples.reshape(layout.shape), replace(layout, photometric_interpretation="YBR_FULL")
+    full = layout.photometric_interpretation == "YBR_FULL_422"  # no name is left for YBR_PARTIAL without subsampling
+    return samples.reshape(layout.shape), replace(layout, photometric_interpretation="YBR_FULL") if full else layout
 
 
 def _check_length(actual: int, expected: int) -> None:
