@@ -26,8 +26,9 @@ from gpu_render.archive.records import geometry_from_json, layout_from_json, pre
 from gpu_render.errors import NotFound, StartupError
 from gpu_render.reference import FrameRef
 
-SCHEMA_VERSION = 1
-"""Raised with every change of a table or of what a column means: an index of another version is rebuilt."""
+SCHEMA_VERSION = 2
+"""Raised with every change of a table, of what a column means or of what parsing makes of a file: an index of another
+version is rebuilt."""
 APPLICATION_ID = 0x47505552
 CHUNK_FRAMES = 128
 """Spans kept in one row: 2 KiB, less than a page, so that any frame of an object costs one small read."""

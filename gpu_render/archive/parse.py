@@ -463,11 +463,12 @@ def _check_excess(descriptor: int, file: _File, pixels: PixelElement, wanted: in
 def _check_follower(descriptor: int, file: _File, pixels: PixelElement) -> None:
     """What follows Pixel Data is the end, zeros, or an element with a higher tag (PS3.5 7.1). Where bytes were lost
     from the pixels, what stood behind them has moved up and would be shown in their place."""
-    tail = b"".join(_stretch(descriptor, file, pixels.offset + pixels.length, 4))
+    tail = b"".join(_stretch(descriptor, file, pixels.offset + pixels.length, 6))
     if not any(tail):
         return
     group = int.from_bytes(tail[:2], "big" if file.big_endian else "little")
-    if len(tail) < 4 or group < 0x7FE0:
+    known = file.transfer_syntax_uid == IMPLICIT_LE or group == 0xFFFE or tail[4:] in _VRS
+    if len(tail) < 6 or group < 0x7FE0 or not known:
         raise CorruptPixelData("what follows Pixel Data is no element: the file has lost or gained bytes")
 
 
