@@ -90,8 +90,9 @@ class WorkerPool:
         ``timeout_s`` [s] counts from when the worker begins; ``result_bytes`` is the most the result may have;
         ``memory_bytes`` is what the worker may map beyond what it has mapped already.
 
-        Raises DecoderTimeout at either limit, CorruptPixelData when the worker dies or raises anything unforeseen,
-        the worker's own error (worker_protocol.ERRORS), TooLarge beyond ``max_shared_bytes``, Overloaded once closed.
+        Raises DecoderTimeout at either limit and when the worker is killed, CorruptPixelData when it dies otherwise or
+        raises anything unforeseen, the worker's own error (worker_protocol.ERRORS), TooLarge beyond
+        ``max_shared_bytes``, Overloaded once closed and where no process can be started.
         """
         if len(payload) + result_bytes + _ALIGNMENT > self._max_shared_bytes:
             raise TooLarge(f"{result_bytes} bytes of pixels exceed the limit of {self._max_shared_bytes}")
