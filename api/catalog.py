@@ -108,6 +108,8 @@ def frame_json(frame: FrameRecord) -> Json:
         "modality_lut": isinstance(presentation.modality, LookupTable),
         "windows": [window_json(voi) for voi in presentation.voi if isinstance(voi, Window)],
         "voi_lut": any(isinstance(voi, LookupTable) for voi in presentation.voi),
+        "presentation_lut": presentation.presentation_lut is not None,
+        "palette": presentation.palette is not None,
         "inverse": presentation.inverse,
         "pixel_padding": presentation.pixel_padding,
         "pixel_spacing_mm": presentation.pixel_spacing_mm,

@@ -8,4 +8,4 @@ except PackageNotFoundError:  # running from a source tree that was never instal
     __version__ = "0+unknown"
 
 #: Part of every ETag. Raised whenever the bytes of any answer may change for unchanged input.
-PIPELINE_VERSION = 1
+PIPELINE_VERSION = 2

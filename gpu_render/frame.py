@@ -110,11 +110,15 @@ class Presentation:
     MONOCHROME1 or Presentation LUT Shape INVERSE. ``pixel_padding`` is an inclusive (low, high) range of *stored*
     values. ``pixel_spacing_mm`` is (between rows, between columns) in mm. ``notes`` says what in the file was ignored
     and why (a slope of 0, an impossible window ...), in words free of patient data.
+
+    ``palette`` with a grey Photometric Interpretation is a supplemental one (PS3.3 C.8.16.2.1.1.1): stored values from
+    its ``first_mapped`` on are colours, those below are grey. ``presentation_lut`` (C.11.6) comes after the VOI.
     """
 
     modality: Rescale | LookupTable | None = None
     voi: tuple[Window | LookupTable, ...] = ()
     inverse: bool = False
+    presentation_lut: LookupTable | None = None
     palette: LookupTable | None = None
     pixel_padding: tuple[float, float] | None = None
     pixel_spacing_mm: tuple[float, float] | None = None

@@ -33,6 +33,7 @@ COLOUR = (
     "YBR_PARTIAL_420",
     "YBR_ICT",
     "YBR_RCT",
+    "XYB",
 )
 SUBSAMPLED = ("YBR_FULL_422", "YBR_PARTIAL_422")
 """Two luminance samples share a pair of chrominance samples: 2 samples a pixel when native (C.7.6.3.1.2)."""
@@ -286,11 +287,22 @@ def _groups(ds: Dataset, frame_index: int, keyword: str) -> Iterator[Dataset]:
     yield ds
 
 
+# Where Pixel Presentation of a single frame stands (C.8.13.5.1, C.8.15.3.1, C.8.22.5.1).
+_FRAME_TYPES = ("MRImageFrameTypeSequence", "CTImageFrameTypeSequence", "PETFrameTypeSequence")
+
+PRESENTATION_GROUPS = (
+    "PixelValueTransformationSequence",
+    "FrameVOILUTSequence",
+    "PixelMeasuresSequence",
+    *_FRAME_TYPES,
+)
+"""The functional groups that read_presentation looks at."""
+
+
 def presentation_varies(ds: Dataset, frame_index: int) -> bool:
     """Whether this frame's own functional groups hold anything that read_presentation looks at."""
     item = _item(ds, "PerFrameFunctionalGroupsSequence", frame_index)
-    names = ("PixelValueTransformationSequence", "FrameVOILUTSequence", "PixelMeasuresSequence")
-    return item is not None and any(name in item for name in names)
+    return item is not None and any(name in item for name in PRESENTATION_GROUPS)
 
 
 # --- modality, VOI, palette ---------------------------------------------------------------------------------
@@ -299,17 +311,19 @@ def presentation_varies(ds: Dataset, frame_index: int) -> bool:
 def read_presentation(ds: Dataset, layout: PixelLayout, frame_index: int = 0) -> Presentation:
     """How stored values of one frame become a picture. ``frame_index`` counts from 0.
 
-    Raises CorruptPixelData where a rescale, Modality LUT or palette is there but cannot be used, and NotRenderable
-    for a Presentation LUT Sequence: the picture would be wrong without it.
+    Raises CorruptPixelData where a rescale, Modality LUT, Presentation LUT or palette is there but cannot be used, and
+    NotRenderable where nothing says what they mean together.
     """
     notes: list[str] = []
     grey = layout.photometric_interpretation in GREY
+    coloured = grey and _has_supplemental_palette(ds, layout, frame_index)
     modality = _read_modality(ds, layout, frame_index, notes) if grey else None
     return Presentation(
         modality=modality,
         voi=_read_voi(ds, layout, modality, frame_index, notes) if grey else (),
         inverse=grey and _is_inverse(ds, layout, notes),
-        palette=_read_palette(ds, layout) if layout.photometric_interpretation == "PALETTE COLOR" else None,
+        presentation_lut=_read_presentation_lut(ds, layout) if grey else None,
+        palette=_read_palette(ds, layout) if coloured or layout.photometric_interpretation == "PALETTE COLOR" else None,
         pixel_padding=_read_padding(ds, layout, notes) if grey else None,
         pixel_spacing_mm=_read_spacing(ds, frame_index, notes),
         pixel_aspect_ratio=_read_aspect_ratio(ds, notes),
@@ -435,9 +449,21 @@ def _is_inverse(ds: Dataset, layout: PixelLayout, notes: list[str]) -> bool:
     mono1 = layout.photometric_interpretation == "MONOCHROME1"
     if mono1 and shape == "IDENTITY":
         notes.append("Presentation LUT Shape IDENTITY contradicts MONOCHROME1: shown inverted")
-    if _item(ds, "PresentationLUTSequence") is not None:
-        raise NotRenderable("a Presentation LUT Sequence is not supported")
     return mono1 or shape == "INVERSE"
+
+
+def _read_presentation_lut(ds: Dataset, layout: PixelLayout) -> LookupTable | None:
+    """Presentation LUT Sequence (C.11.6.1.1), None where there is none."""
+    item = _item(ds, "PresentationLUTSequence")
+    if item is None:
+        return None
+    if layout.photometric_interpretation == "MONOCHROME1" or text(ds, "PresentationLUTShape", 16):
+        # Its output are P-Values, where 0 is black; nothing says whether to invert before it, after it or not at all.
+        raise NotRenderable("a Presentation LUT Sequence beside MONOCHROME1 or a Presentation LUT Shape is ambiguous")
+    table = _read_lut(item, signed=False)
+    if table.first_mapped != 0:
+        raise CorruptPixelData("the first value mapped by a Presentation LUT is 0")
+    return table
 
 
 def _descriptor(ds: Dataset, keyword: str, *, signed: bool) -> tuple[int, int, int]:
@@ -476,6 +502,26 @@ def _read_lut(item: Dataset, *, signed: bool) -> LookupTable:
     entries, first, bits = _descriptor(item, "LUTDescriptor", signed=signed)
     data, bits = unpack_entries(_words(item, "LUTData"), entries, bits)
     return LookupTable(first, np.ascontiguousarray(data), bits, text(item, "LUTExplanation", 64))
+
+
+def _has_supplemental_palette(ds: Dataset, layout: PixelLayout, frame_index: int) -> bool:
+    """Whether a grey frame's higher stored values are colours (C.8.16.2.1.1.1): Pixel Presentation says so, the
+    frame's own before the image's."""
+    shown = text(ds, "PixelPresentation", 16).upper()
+    if shown not in ("COLOR", "MIXED"):
+        return False
+    own = (text(item, "PixelPresentation", 16).upper() for item in _frame_types(ds, frame_index))
+    shown = next(filter(None, own), shown)
+    if shown == "MIXED":
+        raise NotRenderable("Pixel Presentation is MIXED, but the frame does not say which it is")
+    if shown == "COLOR" and layout.photometric_interpretation != "MONOCHROME2":
+        raise CorruptPixelData("a supplemental palette goes with MONOCHROME2 only")
+    return shown == "COLOR"
+
+
+def _frame_types(ds: Dataset, frame_index: int) -> Iterator[Dataset]:
+    for keyword in _FRAME_TYPES:
+        yield from (item for item in _groups(ds, frame_index, keyword) if item is not ds)
 
 
 def _read_palette(ds: Dataset, layout: PixelLayout) -> LookupTable:

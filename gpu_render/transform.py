@@ -45,7 +45,7 @@ def _folded(record: npt.NDArray[np.void], table: Table, window: Window | None) -
 
 def needs_extent(presentation: Presentation, view: View, layout: PixelLayout) -> bool:
     """Whether fold() needs the frame's lowest and highest stored value."""
-    if layout.samples_per_pixel != 1 or presentation.palette is not None:
+    if layout.samples_per_pixel != 1 or (presentation.palette is not None and not is_supplemental(layout)):
         return False
     if view.stage is Stage.MODALITY:
         if layout.is_float:
@@ -54,14 +54,29 @@ def needs_extent(presentation: Presentation, view: View, layout: PixelLayout) ->
     return view.stage is Stage.DISPLAY and view.window is None and not presentation.voi
 
 
+def is_supplemental(layout: PixelLayout) -> bool:
+    """Whether a palette beside this layout is a supplemental one: for a part of the stored values only."""
+    return layout.photometric_interpretation != "PALETTE COLOR"
+
+
 def _integer_rescale(presentation: Presentation) -> bool:
     modality = presentation.modality or Rescale(1.0, 0.0)
     return isinstance(modality, Rescale) and modality.slope.is_integer() and modality.intercept.is_integer()
 
 
 def source_record(layout: PixelLayout, presentation: Presentation) -> np.void:
-    """The record that ``Backend.extent`` needs: how samples lie, and which of them are padding."""
-    return _folded(_base_record(layout, presentation), None, None).params
+    """The record that ``Backend.extent`` needs: how samples lie, and which of them are no grey values.
+
+    Raises NotRenderable where padding and colours are two ranges with grey values between them.
+    """
+    record = _base_record(layout, presentation)
+    if presentation.palette is not None and is_supplemental(layout):
+        first, last = presentation.palette.first_mapped, layout.stored_range[1]
+        low, high = presentation.pixel_padding or (first, last)
+        if high < first - 1 or low > last:
+            raise NotRenderable("beside padding and colours the range of grey values is not known; ask for a window")
+        record["pad_low"], record["pad_high"] = min(low, first), max(high, last)
+    return _folded(record, None, None).params
 
 
 def _base_record(layout: PixelLayout, presentation: Presentation) -> npt.NDArray[np.void]:
@@ -105,7 +120,7 @@ def fold(presentation: Presentation, view: View, layout: PixelLayout, extent: Ex
     if view.stage is Stage.MODALITY:
         return _fold_modality(record, presentation, view, layout, extent)
     record["output_format"] = SampleFormat.U8
-    if presentation.palette is not None:
+    if presentation.palette is not None and not is_supplemental(layout):
         return _fold_palette(record, presentation.palette, view)
     if layout.samples_per_pixel != 1:
         return _fold_colour(record, view, layout)
@@ -268,7 +283,10 @@ def _fold_grey(
     if voi is None:
         voi = auto_window(presentation, layout, extent)
     window = voi if isinstance(voi, Window) else None
-    if isinstance(voi, LookupTable) or isinstance(presentation.modality, LookupTable):
+    if presentation.palette is not None:
+        return _fold_supplemental(record, presentation, voi, layout)
+    tables = (voi, presentation.modality, presentation.presentation_lut)
+    if any(isinstance(table, LookupTable) for table in tables):
         _set_table(record, layout)
         return _folded(record, grey_table(presentation, voi, layout), window)
     if voi.function is VoiFunction.SIGMOID:
@@ -276,6 +294,24 @@ def _fold_grey(
         return _folded(record, sigmoid_thresholds(voi), window)
     record["lower"], record["span"] = window_bounds(voi)
     return _folded(record, None, window)
+
+
+def _fold_supplemental(
+    record: npt.NDArray[np.void], presentation: Presentation, voi: Window | LookupTable, layout: PixelLayout
+) -> Folded:
+    """A colour for every stored value: grey below the palette's first mapped value, the palette from there on."""
+    palette = cast(LookupTable, presentation.palette)
+    _set_table(record, layout)
+    record["colour"], record["output_samples"] = Colour.PALETTE, 3
+    stored = stored_values(layout)
+    grey = grey_table(presentation, voi, layout)
+    grey = 255 - grey if record["invert"] else grey
+    colours = np.where(
+        (stored < palette.first_mapped)[:, None], grey[:, None], to_bytes(look_up(palette, stored), palette.bits)
+    )
+    low, high = presentation.pixel_padding or (math.inf, -math.inf)
+    colours[(stored >= low) & (stored <= high)] = 0
+    return _folded(record, colours, voi if isinstance(voi, Window) else None)
 
 
 def choose_voi(presentation: Presentation, view: View) -> Window | LookupTable | None:
@@ -342,15 +378,38 @@ def grey_of(values: npt.NDArray[np.float64], window: Window) -> npt.NDArray[np.u
 
 
 def grey_table(presentation: Presentation, voi: Window | LookupTable, layout: PixelLayout) -> npt.NDArray[np.uint8]:
-    """8-bit grey of every stored value, in the order of stored_values(); for Modality and VOI LUTs."""
+    """8-bit grey of every stored value, in the order of stored_values(), before inversion; for LUTs of any kind."""
     stored = stored_values(layout)
     if isinstance(presentation.modality, LookupTable):
         values: npt.NDArray[np.float64] = look_up(presentation.modality, stored).astype(np.float64)
     else:
         rescale = presentation.modality or Rescale(1.0, 0.0)
         values = rescale.slope * stored.astype(np.float64) + rescale.intercept
+    presentation_lut = presentation.presentation_lut
     if isinstance(voi, Window):
-        return grey_of(values, voi)
+        if presentation_lut is None:
+            return grey_of(values, voi)
+        return _through_presentation_lut(fraction_of(values, voi), presentation_lut)
     # A LUT's input is an integer; modality values between two of them take the nearer one.
     inputs = np.floor(np.clip(values, -(2.0**31), 2.0**31) + 0.5).astype(np.int64)
-    return to_bytes(look_up(voi, inputs), voi.bits)
+    entries = look_up(voi, inputs)
+    if presentation_lut is None:
+        return to_bytes(entries, voi.bits)
+    top = (1 << voi.bits) - 1
+    return _through_presentation_lut(np.minimum(entries, top) / top, presentation_lut)
+
+
+def fraction_of(values: npt.NDArray[np.float64], window: Window) -> npt.NDArray[np.float64]:
+    """Modality ``values`` through ``window`` as 0 to 1 of the output range (C.11.2.1.2, C.11.2.1.3), float64."""
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        if window.function is VoiFunction.SIGMOID:
+            return 1 / (1 + np.exp(-4 * (values - window.center) / window.width))
+        lower, span = window_bounds(window)
+        fraction = np.nan_to_num((values - lower) / span, nan=0.0)
+    return np.clip(fraction, 0.0, 1.0)
+
+
+def _through_presentation_lut(fraction: npt.NDArray[np.float64], table: LookupTable) -> npt.NDArray[np.uint8]:
+    """C.11.6.1.1: the VOI's whole output range maps to the table's entries, whose whole range is black to white."""
+    last = len(table.data) - 1
+    return to_bytes(table.data[np.floor(fraction * last + 0.5).astype(np.int64)], table.bits)

@@ -26,7 +26,7 @@ from gpu_render.archive.records import geometry_from_json, layout_from_json, pre
 from gpu_render.errors import NotFound, StartupError
 from gpu_render.reference import FrameRef
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Raised with every change of a table, of what a column means or of what parsing makes of a file: an index of another
 version is rebuilt."""
 APPLICATION_ID = 0x47505552

@@ -25,6 +25,7 @@ from gpu_render.archive.encapsulation import (
     ReadAt,
     check_held,
     frame_spans,
+    walk_items,
 )
 from gpu_render.archive.files import INFLATE_STEP_BYTES, inflate, open_beneath
 from gpu_render.archive.records import geometry_to_json, layout_to_json, presentation_to_json
@@ -58,6 +59,7 @@ Document = dict[str, Any]
 IMPLICIT_LE, EXPLICIT_LE = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 EXPLICIT_BE, DEFLATED = "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"
 RLE = "1.2.840.10008.1.2.5"
+JPEG_2000_PART_2 = ("1.2.840.10008.1.2.4.92", "1.2.840.10008.1.2.4.93")
 NATIVE = (IMPLICIT_LE, EXPLICIT_LE, EXPLICIT_BE, DEFLATED)
 # Encapsulated, but each frame holds native samples, so that all of Image Pixel applies to them: Encapsulated
 # Uncompressed and Deflated Image Frame Compression.
@@ -395,9 +397,11 @@ def _encapsulated_spans(descriptor: int, file: _File, pixels: PixelElement, fram
         end = min(end, pixels.offset + pixels.length)
         if read(pixels.offset, 4) != ITEM:
             raise CorruptPixelData(f"Pixel Data is native but Transfer Syntax {file.transfer_syntax_uid} is not")
-    spans = frame_spans(
-        _buffered(read), pixels.offset, end, frames, _tables(file.ds), one_fragment=file.transfer_syntax_uid == RLE
-    )
+    uid = file.transfer_syntax_uid
+    if uid in JPEG_2000_PART_2 and len(walk_items(read, pixels.offset, end)[0]) <= frames:
+        # PS3.5 8.2.4: one codestream may hold several frames as its components.
+        raise UnsupportedTransferSyntax(f"transfer syntax {uid} needs a decoder of JPEG 2000 Part 2 extensions")
+    spans = frame_spans(_buffered(read), pixels.offset, end, frames, _tables(file.ds), one_fragment=uid == RLE)
     return spans.astype("<u8").tobytes()
 
 

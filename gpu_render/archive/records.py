@@ -58,6 +58,14 @@ def _table_from_json(record: Json) -> LookupTable:
     return LookupTable(record["first_mapped"], data, record["bits"], record["explanation"])
 
 
+def _optional_table_to_json(table: LookupTable | None) -> Json | None:
+    return None if table is None else _table_to_json(table)
+
+
+def _optional_table_from_json(record: Json | None) -> LookupTable | None:
+    return None if record is None else _table_from_json(record)
+
+
 def _modality_to_json(modality: Rescale | LookupTable | None) -> Json | None:
     if isinstance(modality, LookupTable):
         return {"table": _table_to_json(modality)}
@@ -87,7 +95,8 @@ def presentation_to_json(presentation: Presentation) -> str:
             "modality": _modality_to_json(presentation.modality),
             "voi": [_voi_to_json(voi) for voi in presentation.voi],
             "inverse": presentation.inverse,
-            "palette": None if presentation.palette is None else _table_to_json(presentation.palette),
+            "presentation_lut": _optional_table_to_json(presentation.presentation_lut),
+            "palette": _optional_table_to_json(presentation.palette),
             "pixel_padding": presentation.pixel_padding,
             "pixel_spacing_mm": presentation.pixel_spacing_mm,
             "pixel_aspect_ratio": presentation.pixel_aspect_ratio,
@@ -104,12 +113,12 @@ def _pair(value: list[Any] | None) -> Any:
 def presentation_from_json(text: str) -> Presentation:
     """The Presentation of ``presentation_to_json``'s text; its tables are read-only."""
     record = json.loads(text)
-    palette = record["palette"]
     return Presentation(
         modality=_modality_from_json(record["modality"]),
         voi=tuple(_voi_from_json(voi) for voi in record["voi"]),
         inverse=record["inverse"],
-        palette=None if palette is None else _table_from_json(palette),
+        presentation_lut=_optional_table_from_json(record["presentation_lut"]),
+        palette=_optional_table_from_json(record["palette"]),
         pixel_padding=_pair(record["pixel_padding"]),
         pixel_spacing_mm=_pair(record["pixel_spacing_mm"]),
         pixel_aspect_ratio=_pair(record["pixel_aspect_ratio"]),

@@ -62,6 +62,9 @@ DECODERS: dict[str, Decoder] = {
         Decoder("1.2.840.10008.1.2.4.81", "JPEG-LS Near-lossless", "jpeg-ls", "jpegls", True),
         Decoder("1.2.840.10008.1.2.4.90", "JPEG 2000 (Lossless Only)", "jpeg2000", "jpeg2k"),
         Decoder("1.2.840.10008.1.2.4.91", "JPEG 2000", "jpeg2000", "jpeg2k", True),
+        # Part 2 contains Part 1: a codestream without its extensions is decoded, one with them is refused by the codec.
+        Decoder("1.2.840.10008.1.2.4.92", "JPEG 2000 Part 2 (Lossless Only)", "jpeg2000", "jpeg2k"),
+        Decoder("1.2.840.10008.1.2.4.93", "JPEG 2000 Part 2", "jpeg2000", "jpeg2k", True),
         Decoder("1.2.840.10008.1.2.4.110", "JPEG XL Lossless", "jpeg-xl", "jpegxl"),
         Decoder("1.2.840.10008.1.2.4.111", "JPEG XL JPEG Recompression", "jpeg-xl-recompression", "jpegxl", True),
         Decoder("1.2.840.10008.1.2.4.112", "JPEG XL", "jpeg-xl", "jpegxl", True),
@@ -73,8 +76,6 @@ DECODERS: dict[str, Decoder] = {
 }
 
 _NEEDED: dict[str, str] = {
-    "1.2.840.10008.1.2.4.92": "a decoder of JPEG 2000 Part 2 multi-component transforms",
-    "1.2.840.10008.1.2.4.93": "a decoder of JPEG 2000 Part 2 multi-component transforms",
     **{f"1.2.840.10008.1.2.4.{n}": "a JPIP client" for n in (94, 95, 204, 205)},
     **{f"1.2.840.10008.1.2.4.{n}": "a video decoder" for n in range(100, 109)},
     **{f"1.2.840.10008.1.2.4.{n}.1": "a video decoder" for n in range(100, 107)},
@@ -122,9 +123,11 @@ def _decode_in_worker(
         "threads": max(1, cores // (pool.busy + 1)),
         "may_be_lossy": decoder.may_be_lossy,
     }
-    reply, flat = pool.call(
-        "decode", meta, encoded.data, timeout_s=time_limit_s(size), result_bytes=size, memory_bytes=memory_limit(size)
-    )
+    seconds, memory = time_limit_s(size), memory_limit(size)
+    try:
+        reply, flat = pool.call("decode", meta, encoded.data, timeout_s=seconds, result_bytes=size, memory_bytes=memory)
+    except UnsupportedTransferSyntax as error:  # a part of it: the codec knows which, but not the syntax
+        raise UnsupportedTransferSyntax(f"transfer syntax {decoder.uid} ({decoder.name}): {error}") from None
     # A worker may have been taken over by what it decoded: nothing it says is believed unchecked.
     photometric = reply.get("photometric_interpretation")
     known = photometric == layout.photometric_interpretation or photometric in _PHOTOMETRIC_INTERPRETATIONS

@@ -18,7 +18,13 @@ import numpy as np
 import numpy.typing as npt
 
 from gpu_render.decode.codestream import Jpeg2000Header, JpegHeader, parse_jpeg, parse_jpeg2000
-from gpu_render.errors import CorruptPixelData, DecoderTimeout, NotRenderable, RenderError
+from gpu_render.errors import (
+    CorruptPixelData,
+    DecoderTimeout,
+    NotRenderable,
+    RenderError,
+    UnsupportedTransferSyntax,
+)
 from gpu_render.frame import PixelLayout, Samples
 
 Array = npt.NDArray[Any]
@@ -212,6 +218,8 @@ def _htj2k_lossless(job: Job) -> tuple[Samples, str]:
 
 def _jpeg2000_header(job: Job, max_precision: int) -> Jpeg2000Header:
     header = parse_jpeg2000(job.data)
+    if header.part_2:
+        raise UnsupportedTransferSyntax("the codestream needs a decoder of JPEG 2000 Part 2 extensions")
     _check_declared(job, header.rows, header.columns, header.components, header.precision)
     photometric = job.layout.photometric_interpretation
     transformed = photometric in ("YBR_ICT", "YBR_RCT")

@@ -55,7 +55,8 @@ class JpegHeader:
 
 @dataclass(frozen=True, slots=True)
 class Jpeg2000Header:
-    """Main header of a JPEG 2000 or HTJ2K codestream (ISO 15444-1 A.5, A.6). ``start``: where it lies in the buffer."""
+    """Main header of a JPEG 2000 or HTJ2K codestream (ISO 15444-1 A.5, A.6). ``start``: where it lies in the buffer.
+    ``part_2``: it needs extensions of ISO 15444-2, such as transforms over several components."""
 
     rows: int
     columns: int
@@ -67,6 +68,7 @@ class Jpeg2000Header:
     multiple_component_transform: bool
     reversible: bool
     high_throughput: bool
+    part_2: bool
     start: int
     end: int
 
@@ -186,6 +188,7 @@ def parse_jpeg2000(data: bytes) -> Jpeg2000Header:
         multiple_component_transform=coding.multiple_component_transform,
         reversible=coding.reversible,
         high_throughput=size.high_throughput,
+        part_2=size.part_2,
         start=start,
         end=end,
     )
@@ -202,6 +205,7 @@ class _ImageSize:
     tile_columns: int
     tiles: int
     high_throughput: bool
+    part_2: bool
 
 
 class _Coding:
@@ -241,6 +245,7 @@ def _image_size(segment: _Reader) -> _ImageSize:
         tile_columns=tile_w,
         tiles=-(-(x1 - tile_x0) // tile_w) * -(-(y1 - tile_y0) // tile_h),
         high_throughput=bool(capabilities & 0x4000),
+        part_2=bool(capabilities & 0x8000),
     )
 
 

@@ -431,7 +431,6 @@ def test_through_the_pool_equals_in_process(pool: WorkerPool) -> None:
 @pytest.mark.parametrize(
     ("uid", "words"),
     [
-        ("1.2.840.10008.1.2.4.92", "Part 2"),
         ("1.2.840.10008.1.2.4.100", "video"),
         ("1.2.840.10008.1.2.4.94", "JPIP"),
         ("1.2.3.4", "1.2.3.4"),

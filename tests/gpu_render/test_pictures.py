@@ -14,7 +14,13 @@ import numpy.typing as npt
 import pytest
 
 from gpu_render.archive.file import FileArchive
-from gpu_render.errors import CorruptPixelData, NotRenderable, RenderError, UnreadableFile
+from gpu_render.errors import (
+    CorruptPixelData,
+    NotRenderable,
+    RenderError,
+    UnreadableFile,
+    UnsupportedTransferSyntax,
+)
 from gpu_render.frame import RenderedFrame, VoiFunction, Window
 from gpu_render.renderer import Renderer
 from gpu_render.settings import Settings
@@ -278,11 +284,169 @@ def test_voi_lut_of_functional_groups_comes_before_the_root(tmp_path: Path, show
     np.testing.assert_array_equal(show(file, frame=3).pixels, grey(RAMP, 32, 64))
 
 
-def test_a_presentation_lut_sequence_is_not_passed_over(tmp_path: Path, show: Show) -> None:
-    inverse = lut(0, list(range(255, -1, -1)), 8)
-    file = data.write_image(tmp_path / "a.dcm", RAMP, PresentationLUTSequence=[inverse])
-    with pytest.raises(NotRenderable, match="Presentation LUT Sequence"):
+@pytest.mark.parametrize("bits", [10, 16])
+def test_a_presentation_lut_comes_after_the_window(bits: int, tmp_path: Path, show: Show) -> None:
+    """PS3.3 C.11.6.1.1: the window's whole output range maps to the entries; their whole range is black to white."""
+    top = (1 << bits) - 1
+    table = [top * (1023 - i) ** 2 // 1023**2 for i in range(1024)]
+    file = data.write_image(
+        tmp_path / "a.dcm", RAMP, PresentationLUTSequence=[lut(0, table, bits)], WindowCenter="30", WindowWidth="41",
+        VOILUTFunction="LINEAR_EXACT",
+    )  # fmt: skip
+    fraction = np.clip((RAMP - 30.0) / 41 + 0.5, 0, 1)
+    want = np.floor(np.array(table)[np.floor(fraction * 1023 + 0.5).astype(int)] * 255 / top + 0.5)
+    np.testing.assert_array_equal(show(file).pixels, want)
+    np.testing.assert_array_equal(show(file, invert=True).pixels, 255 - want)
+    np.testing.assert_array_equal(show(file, "modality").pixels, RAMP)
+    other = np.clip((RAMP - 9.5) / 15 + 0.5, 0, 1)  # LINEAR 10, 16
+    want = np.floor(np.array(table)[np.floor(other * 1023 + 0.5).astype(int)] * 255 / top + 0.5)
+    np.testing.assert_array_equal(show(file, window=Window(10, 16)).pixels, want)
+
+
+def test_a_presentation_lut_comes_after_a_sigmoid_and_after_a_voi_lut(tmp_path: Path, show: Show) -> None:
+    table = [(i * 37) % 1024 for i in range(256)]
+    common: dict[str, Any] = {"PresentationLUTSequence": [lut(0, table, 10)]}
+    curved = data.write_image(
+        tmp_path / "a.dcm", RAMP, WindowCenter="30", WindowWidth="20", VOILUTFunction="SIGMOID", **common
+    )
+    entries = np.floor(255 / (1 + np.exp(-4 * (RAMP - 30.0) / 20)) + 0.5).astype(int)
+    np.testing.assert_array_equal(show(curved).pixels, np.floor(np.array(table)[entries] * 255 / 1023 + 0.5))
+    mapped = data.write_image(
+        tmp_path / "b.dcm", RAMP, VOILUTSequence=[lut(0, [17 * (i % 16) for i in range(64)], 8)], **common
+    )
+    entries = 17 * (RAMP.astype(int) % 16)
+    np.testing.assert_array_equal(show(mapped).pixels, np.floor(np.array(table)[entries] * 255 / 1023 + 0.5))
+
+
+def test_padding_stays_black_through_a_presentation_lut(tmp_path: Path, show: Show) -> None:
+    negative = lut(0, list(range(1023, -1, -1)), 10)
+    file = data.write_image(tmp_path / "a.dcm", RAMP, PresentationLUTSequence=[negative], PixelPaddingValue=5)
+    shown = show(file).pixels
+    assert not shown[RAMP == 5].any()
+    assert shown[RAMP == 0].all()
+
+
+@pytest.mark.parametrize(
+    "tags", [{"PhotometricInterpretation": "MONOCHROME1"}, {"PresentationLUTShape": "INVERSE"}], ids=["mono1", "shape"]
+)
+def test_an_ambiguous_presentation_lut_is_refused(tags: dict[str, str], tmp_path: Path, show: Show) -> None:
+    file = data.write_image(tmp_path / "a.dcm", RAMP, PresentationLUTSequence=[lut(0, [0] * 256, 10)], **tags)
+    with pytest.raises(NotRenderable, match="ambiguous"):
         show(file)
+
+
+def test_a_presentation_lut_that_does_not_begin_at_0_is_refused(tmp_path: Path, show: Show) -> None:
+    file = data.write_image(tmp_path / "a.dcm", RAMP, PresentationLUTSequence=[lut(1, [0] * 256, 10)])
+    with pytest.raises(CorruptPixelData, match="first value"):
+        show(file)
+
+
+def palette_tags(first: int, entries: int, bits: int = 8) -> tuple[dict[str, Any], Array]:
+    """Three palette tables and, shape (entries, 3), what they hold; 16-bit entries are the 8-bit ones twice."""
+    colours = np.stack([np.arange(entries) * k % 256 for k in (3, 5, 7)], axis=1).astype(np.uint8)
+    tags: dict[str, Any] = {}
+    for channel, name in enumerate(("Red", "Green", "Blue")):
+        keyword = f"{name}PaletteColorLookupTable"
+        words = colours[:, channel].astype("<u2") * (257 if bits == 16 else 1)
+        raw = words.tobytes() if bits == 16 else colours[:, channel].tobytes()
+        tags[f"{keyword}Descriptor"] = Raw("US", struct.pack("<3H", entries, first & 0xFFFF, bits))
+        tags[f"{keyword}Data"] = Raw("OW", raw)
+    return tags, colours
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("signed", [0, 1])
+def test_supplemental_palette(bits: int, signed: int, tmp_path: Path, show: Show) -> None:
+    """PS3.3 C.8.16.2.1.1.1: grey through the window below the first mapped value, colours from there on."""
+    samples = np.arange(-20 if signed else 0, 236 if signed else 256, dtype=np.int16).reshape(16, 16)
+    first = -4 if signed else 100
+    tags, colours = palette_tags(first, 64, bits)
+    file = data.write_image(
+        tmp_path / "a.dcm", samples.astype("i2" if signed else "u2"), PixelPresentation="COLOR", WindowCenter="20",
+        WindowWidth="61", RescaleSlope="2", RescaleIntercept="-10", **tags,
+    )  # fmt: skip
+    shown = show(file)
+    coloured = samples >= first
+    for channel in range(3):
+        plane = shown.pixels[..., channel]
+        np.testing.assert_array_equal(plane[coloured], colours[np.clip(samples - first, 0, 63), channel][coloured])
+        np.testing.assert_array_equal(plane[~coloured], grey(2 * samples - 10.0, 20, 61)[~coloured])
+    assert shown.window == Window(20, 61)
+    np.testing.assert_array_equal(show(file, "stored").pixels, samples)
+    with pytest.raises(NotRenderable, match="no modality values"):
+        show(file, "modality")
+    inverted = show(file, invert=True).pixels
+    np.testing.assert_array_equal(inverted[coloured], shown.pixels[coloured])
+    np.testing.assert_array_equal(inverted[~coloured], 255 - shown.pixels[~coloured])
+
+
+def test_without_a_window_the_range_of_the_grey_values_alone_is_shown(tmp_path: Path, show: Show) -> None:
+    tags, _ = palette_tags(60, 64)
+    image = np.where(RAMP < 60, RAMP, 63).astype(np.uint16)
+    file = data.write_image(tmp_path / "a.dcm", image, PixelPresentation="COLOR", **tags)
+    assert show(file).window == Window(29.5, 59, VoiFunction.LINEAR_EXACT, "range of the frame")
+    beside = data.write_image(tmp_path / "b.dcm", image, PixelPresentation="COLOR", PixelPaddingValue=59, **tags)
+    assert show(beside).window == Window(29, 58, VoiFunction.LINEAR_EXACT, "range of the frame")
+    assert not show(beside).pixels[image == 59].any()
+    apart = data.write_image(tmp_path / "c.dcm", image, PixelPresentation="COLOR", PixelPaddingValue=0, **tags)
+    with pytest.raises(NotRenderable, match="ask for a window"):
+        show(apart)
+    assert not show(apart, window=Window(20, 400)).pixels[image == 0].any()
+
+
+def test_each_frame_says_whether_its_palette_counts(tmp_path: Path, show: Show) -> None:
+    tags, colours = palette_tags(32, 32)
+    frames = [{"MRImageFrameTypeSequence": [{"PixelPresentation": kind}]} for kind in ("MONOCHROME", "COLOR")]
+    file = data.write_image(
+        tmp_path / "a.dcm", np.stack([RAMP, RAMP]), PixelPresentation="MIXED", WindowCenter="32", WindowWidth="65",
+        PerFrameFunctionalGroupsSequence=frames, **tags,
+    )  # fmt: skip
+    assert show(file, frame=1).pixels.shape == RAMP.shape
+    np.testing.assert_array_equal(show(file, frame=1).pixels, grey(RAMP, 32, 65))
+    assert np.array_equal(show(file, frame=2).pixels[RAMP >= 32], colours)
+
+
+def test_a_palette_beside_grey_pixels_is_no_reason_to_colour_them(tmp_path: Path, show: Show) -> None:
+    tags, _ = palette_tags(0, 64)
+    for presentation in ("MONOCHROME", ...):
+        file = data.write_image(tmp_path / "a.dcm", RAMP, PixelPresentation=presentation, **tags)
+        assert show(file).pixels.ndim == 2
+
+
+@pytest.mark.parametrize(
+    ("tags", "error"),
+    [
+        ({"PixelPresentation": "COLOR"}, CorruptPixelData),
+        ({"PixelPresentation": "MIXED"}, NotRenderable),
+        ({"PixelPresentation": "COLOR", "PhotometricInterpretation": "MONOCHROME1"}, CorruptPixelData),
+    ],
+    ids=["no palette", "frame silent", "mono1"],
+)
+def test_colour_that_cannot_be_made_is_not_shown_as_grey(
+    tags: dict[str, str], error: type[Exception], tmp_path: Path, show: Show
+) -> None:
+    with pytest.raises(error):
+        show(data.write_image(tmp_path / "a.dcm", RAMP, **tags))
+
+
+def jpeg2000_file(path: Path, syntax: int, frames: list[bytes], columns: int) -> Path:
+    number = {"NumberOfFrames": columns // 8} if columns > 8 else {}
+    attributes = data.image(8, 8, BitsAllocated=8, BitsStored=8, HighBit=7, **number)
+    uid = f"1.2.840.10008.1.2.4.{syntax}"
+    return data.write(path, attributes, data.encapsulate(frames), uid, encapsulated=True)
+
+
+@pytest.mark.parametrize("syntax", [92, 93])
+def test_jpeg_2000_part_2_is_decoded_where_it_needs_no_extension(syntax: int, tmp_path: Path, show: Show) -> None:
+    pixels = RAMP.astype(np.uint8)
+    plain = imagecodecs.jpeg2k_encode(pixels, level=0, reversible=True, codecformat="J2K")
+    np.testing.assert_array_equal(show(jpeg2000_file(tmp_path / "a.dcm", syntax, [plain], 8), "stored").pixels, pixels)
+    extended = bytearray(plain)
+    extended[6] |= 0x80  # Rsiz, ISO 15444-2 A.2.1: extensions are in use
+    with pytest.raises(UnsupportedTransferSyntax, match=rf"1\.2\.840\.10008\.1\.2\.4\.{syntax} .*Part 2"):
+        show(jpeg2000_file(tmp_path / "b.dcm", syntax, [bytes(extended)], 8))
+    with pytest.raises(UnsupportedTransferSyntax, match="Part 2"):
+        show(jpeg2000_file(tmp_path / "c.dcm", syntax, [plain], 24))
 
 
 def test_rescale_and_windows_of_each_frame(tmp_path: Path, show: Show) -> None:

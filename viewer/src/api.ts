@@ -51,6 +51,8 @@ export interface Frame {
   modality_lut: boolean;
   windows: FileWindow[];
   voi_lut: boolean;
+  presentation_lut: boolean;
+  palette: boolean;
   inverse: boolean;
   pixel_padding: [number, number] | null;
   pixel_spacing_mm: [number, number] | null;

@@ -35,13 +35,14 @@ const IDENTITY: Linear = { slope: 1, intercept: 0 };
 const RENDERED: VoiWindow = { center: 127.5, width: 255, function: "LINEAR_EXACT" };
 
 export function isColour(frame: Frame): boolean {
-  return frame.shape.length === 3 || !frame.photometric_interpretation.startsWith("MONOCHROME");
+  return frame.shape.length === 3 || frame.palette || !frame.photometric_interpretation.startsWith("MONOCHROME");
 }
 
 /** Grey values are windowed here; whatever needs a table, or a curve this browser's library bends, the service renders. */
 export function stageOf(frame: Frame): Stage {
   const first = frame.windows[0];
-  if (isColour(frame) || frame.voi_lut || (first !== undefined && !browserCanWindow(first))) return "display";
+  const tables = frame.voi_lut || frame.presentation_lut;
+  if (isColour(frame) || tables || (first !== undefined && !browserCanWindow(first))) return "display";
   if (frame.modality_lut) return frame.pixel_padding === null ? "modality" : "display";
   return ["u4", "i4", "f8"].includes(frame.dtype.replace(/^[<|]/, "")) ? "modality" : "stored";
 }
