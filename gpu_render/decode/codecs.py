@@ -168,7 +168,22 @@ def _jpeg(job: Job, processes: tuple[int, ...]) -> tuple[Array, JpegHeader]:
     _check_declared(job, header.rows, header.columns, len(header.components), header.precision)
     # The same name in and out switches libjpeg's own transform, and its guess from APP14 and JFIF, off.
     space = "GRAYSCALE" if len(header.components) == 1 else "YCBCR"
-    return imagecodecs.jpeg8_decode(job.data, colorspace=space, outcolorspace=space), header
+    values = imagecodecs.jpeg8_decode(job.data, colorspace=space, outcolorspace=space)
+    if header.start_of_frame == 0xC2 or values[-1, -1].flat[0] == 1 << (header.precision - 1):
+        _check_all_decoded(job.data, values, space)
+    return values, header
+
+
+def _check_all_decoded(data: bytes, values: Array, space: str) -> None:
+    """Where the entropy-coded data end too early, libjpeg goes on in mid grey and tells nobody.
+
+    Called where the last pixel is mid grey. More of such data before the end of image change nothing in a picture that
+    is whole, and something in any other.
+    """
+    end = data.find(b"\xff\xd9", data.rfind(b"\xff\xda", 0, data.rfind(b"\xff\xd9")))  # of the last scan
+    longer = data[:end] + b"\x5a" * 256 + data[end:]
+    if not np.array_equal(imagecodecs.jpeg8_decode(longer, colorspace=space, outcolorspace=space), values):
+        raise CorruptPixelData("the JPEG codestream ends before its last pixel")
 
 
 def _jpeg_lossy(job: Job) -> tuple[Samples, str]:

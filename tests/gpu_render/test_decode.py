@@ -324,6 +324,38 @@ def test_a_truncated_codestream_is_an_error(name: str, kept: float) -> None:
         in_process(data[: int(len(data) * kept)], uid, layout)
 
 
+JPEG_STREAMS: dict[str, tuple[str, Codestream, PixelLayout]] = {
+    "baseline": (JPEG, imagecodecs.jpeg8_encode(noise(grey(8)), level=90), grey(8)),
+    "baseline, colour": (JPEG, imagecodecs.jpeg8_encode(noise(colour()), level=90), colour()),
+    "extended, 12": (EXTENDED, imagecodecs.jpeg8_encode(noise(grey(16, 12)), bitspersample=12), grey(16, 12)),
+    "lossless, 8": (LOSSLESS, imagecodecs.jpeg8_encode(noise(grey(8)), lossless=True), grey(8)),
+    "lossless, 16": (LOSSLESS, imagecodecs.jpeg8_encode(noise(grey(16)), lossless=True, bitspersample=16), grey(16)),
+}
+
+
+@pytest.mark.parametrize("name", JPEG_STREAMS)
+@pytest.mark.parametrize("kept", [0.3, 0.5, 0.8, 0.9])
+def test_a_jpeg_whose_data_end_before_its_last_pixel_is_an_error(name: str, kept: float) -> None:
+    """An end of image marker behind half of the data: libjpeg fills up with grey and reports success."""
+    uid, data, layout = JPEG_STREAMS[name]
+    scan = bytes(data).rindex(b"\xff\xda")
+    short = bytes(data)[: scan + int((len(data) - scan) * kept)].rstrip(b"\xff") + b"\xff\xd9"
+    assert imagecodecs.jpeg8_decode(short).shape == layout.shape
+    for tail in (b"", b"\0", b"\0\xff\xd9"):
+        with pytest.raises(CorruptPixelData, match="before its last pixel"):
+            in_process(short + tail, uid, layout)
+
+
+@pytest.mark.parametrize("lossless", [False, True])
+def test_a_jpeg_that_ends_in_mid_grey_is_whole(lossless: bool) -> None:
+    original = np.full((64, 64), 128, np.uint8)
+    original[:32] = 7
+    data = bytes(imagecodecs.jpeg8_encode(original, level=100, lossless=lossless))
+    for tail in (b"", b"\0", b"\xff\xd9\0\0"):
+        values, _ = in_process(data + tail, LOSSLESS if lossless else JPEG, grey(8))
+        np.testing.assert_array_equal(values, original)
+
+
 @pytest.mark.parametrize("name", [name for name in CODESTREAMS if name != "jpeg-xl"])
 def test_a_codestream_that_disagrees_with_the_dataset_is_an_error(name: str) -> None:
     uid, data, layout = CODESTREAMS[name]
