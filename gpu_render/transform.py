@@ -285,8 +285,8 @@ def _fold_grey(
     window = voi if isinstance(voi, Window) else None
     if presentation.palette is not None:
         return _fold_supplemental(record, presentation, voi, layout)
-    tables = (voi, presentation.modality, presentation.presentation_lut)
-    if any(isinstance(table, LookupTable) for table in tables):
+    table_before = isinstance(presentation.modality, LookupTable)
+    if isinstance(voi, LookupTable) or table_before or presentation.presentation_lut is not None:
         _set_table(record, layout)
         return _folded(record, grey_table(presentation, voi, layout), window)
     if voi.function is VoiFunction.SIGMOID:

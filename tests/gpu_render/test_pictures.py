@@ -439,7 +439,7 @@ def jpeg2000_file(path: Path, syntax: int, frames: list[bytes], columns: int) ->
 @pytest.mark.parametrize("syntax", [92, 93])
 def test_jpeg_2000_part_2_is_decoded_where_it_needs_no_extension(syntax: int, tmp_path: Path, show: Show) -> None:
     pixels = RAMP.astype(np.uint8)
-    plain = imagecodecs.jpeg2k_encode(pixels, level=0, reversible=True, codecformat="J2K")
+    plain = bytes(imagecodecs.jpeg2k_encode(pixels, level=0, reversible=True, codecformat="J2K"))
     np.testing.assert_array_equal(show(jpeg2000_file(tmp_path / "a.dcm", syntax, [plain], 8), "stored").pixels, pixels)
     extended = bytearray(plain)
     extended[6] |= 0x80  # Rsiz, ISO 15444-2 A.2.1: extensions are in use

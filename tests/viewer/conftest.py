@@ -88,6 +88,15 @@ def table(first: int, entries: int, bits: int, reverse: bool = False) -> Dataset
     return item
 
 
+def palette(first: int, entries: int) -> dict[str, Any]:
+    """A supplemental palette: colours from stored value ``first`` on, grey below."""
+    values: dict[str, Any] = {}
+    for factor, name in ((1, "Red"), (3, "Green"), (5, "Blue")):
+        values[f"{name}PaletteColorLookupTableDescriptor"] = [entries, first, 8]
+        values[f"{name}PaletteColorLookupTableData"] = (np.arange(entries) * factor % 256).astype(np.uint8).tobytes()
+    return values
+
+
 def variants(pixels: npt.NDArray[np.int16]) -> list[dict[str, Any]]:
     """Attributes that turn one real CT into the cases in which a browser could disagree with the service."""
     linear = {"WindowCenter": 900, "WindowWidth": 1200}
@@ -109,6 +118,8 @@ def variants(pixels: npt.NDArray[np.int16]) -> list[dict[str, Any]]:
         {"VOILUTSequence": [table(-900, 2048, 12)]},
         {"VOILUTSequence": [table(-900, 2048, 12)], "PhotometricInterpretation": "MONOCHROME1"},
         {"ModalityLUTSequence": [table(0, 2200, 16)], "RescaleSlope": None, "RescaleIntercept": None},
+        {**linear, "PresentationLUTSequence": [table(0, 4096, 12, reverse=True)]},
+        {**linear, "PixelPresentation": "COLOR", **palette(1100, 256)},
         {
             "BitsAllocated": 32,
             "BitsStored": 32,
@@ -134,8 +145,8 @@ def write_variants(folder: Path) -> None:
         for keyword, value in attributes.items():
             if value is None:
                 delattr(dataset, keyword)
-            elif keyword == "PixelPaddingValue":
-                dataset.add_new(keyword, "SS", value)  # its VR depends on Pixel Representation
+            elif keyword == "PixelPaddingValue" or keyword.endswith("TableDescriptor"):
+                dataset.add_new(keyword, "SS", value)  # the VR depends on Pixel Representation
             else:
                 setattr(dataset, keyword, value)
         dataset.save_as(folder / f"variant{number:02}.dcm")
