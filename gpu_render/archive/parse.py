@@ -29,6 +29,7 @@ from gpu_render.archive.encapsulation import (
 )
 from gpu_render.archive.files import INFLATE_STEP_BYTES, inflate, open_beneath
 from gpu_render.archive.records import geometry_to_json, layout_to_json, presentation_to_json
+from gpu_render.decode import find_decoder
 from gpu_render.errors import (
     CorruptPixelData,
     InvalidUid,
@@ -334,9 +335,12 @@ def _require_pixels(file: _File) -> PixelElement:
         _check_transfer_syntax(file, file.pixels)
         return file.pixels
     if "PixelDataProviderURL" in file.ds:
+        find_decoder(file.transfer_syntax_uid)  # of JPIP, which says what it needs
         raise NotRenderable("the pixels are on another server (Pixel Data Provider URL)")
     uid = text(file.ds, "SOPClassUID", 64)
-    raise NotRenderable(f"the object has no pixels ({pydicom.uid.UID(uid).name})")
+    name = pydicom.uid.UID(uid).name
+    # Of what is no known class the name is the element's own value, whatever that is.
+    raise NotRenderable("the object has no pixels" + (f" ({name})" if name != uid else ""))
 
 
 def _check_transfer_syntax(file: _File, pixels: PixelElement) -> None:
@@ -347,10 +351,9 @@ def _check_transfer_syntax(file: _File, pixels: PixelElement) -> None:
             why = "there is no Transfer Syntax UID" if file.guessed else f"Transfer Syntax {uid} is not"
             raise CorruptPixelData(f"Pixel Data is encapsulated but {why}")
         return
-    if not uid.startswith(_STANDARD):  # pydicom's own list lacks some, so it does not decide
-        raise UnsupportedTransferSyntax(f"Transfer Syntax {uid} is not known")
-    if uid in pydicom.uid.MPEGTransferSyntaxes:
-        raise UnsupportedTransferSyntax(f"Transfer Syntax {uid} is video: its frames cannot be read one by one")
+    # pydicom's own list lacks some, so it does not decide which are known. The frames of video are no fragments.
+    if not uid.startswith(_STANDARD) or uid in pydicom.uid.MPEGTransferSyntaxes:
+        find_decoder(uid)
 
 
 def _describe_frames(ds: Dataset, layout: PixelLayout, frames: int) -> Document:

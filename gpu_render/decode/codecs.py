@@ -261,6 +261,9 @@ def _jpeg_xl(job: Job) -> tuple[Samples, str]:
     values = imagecodecs.jpegxl_decode(job.data, keeporientation=True, numthreads=job.threads)
     if values.shape != job.layout.shape or values.dtype.kind != "u":
         raise CorruptPixelData(f"the codestream has shape {values.shape}, the dataset says {job.layout.shape}")
+    if values.dtype.itemsize > job.layout.dtype.itemsize:
+        bits = 8 * values.dtype.itemsize
+        raise CorruptPixelData(f"the codestream has {bits} bits a sample, the dataset allocates {job.layout.bits_allocated}")
     samples = to_container(values, job.layout.bits_stored, False, job.layout)
     if job.may_be_lossy:
         samples = _clamp(samples, job.layout)
