@@ -248,7 +248,10 @@ def _jpeg2000_header(job: Job, max_precision: int) -> Jpeg2000Header:
 def _wavelet_samples(job: Job, header: Jpeg2000Header, values: Array) -> tuple[Samples, str]:
     samples = to_container(values, header.precision, header.signed, job.layout)
     if job.may_be_lossy or not header.reversible:
-        samples = _clamp(samples, job.layout)
+        clamped = _clamp(samples, job.layout)
+        if header.reversible and not np.array_equal(clamped, samples):
+            raise NotRenderable("bits above Bits Stored in a codestream that may be lossy: overshoot or an overlay")
+        samples = clamped
     photometric = job.layout.photometric_interpretation
     if photometric in ("YBR_ICT", "YBR_RCT"):
         return samples, "RGB"
@@ -262,8 +265,8 @@ def _jpeg_xl(job: Job) -> tuple[Samples, str]:
     if values.shape != job.layout.shape or values.dtype.kind != "u":
         raise CorruptPixelData(f"the codestream has shape {values.shape}, the dataset says {job.layout.shape}")
     if values.dtype.itemsize > job.layout.dtype.itemsize:
-        bits = 8 * values.dtype.itemsize
-        raise CorruptPixelData(f"the codestream has {bits} bits a sample, the dataset allocates {job.layout.bits_allocated}")
+        declared = f"the dataset allocates {job.layout.bits_allocated}"
+        raise CorruptPixelData(f"the codestream has more than 8 bits a sample, {declared}")
     samples = to_container(values, job.layout.bits_stored, False, job.layout)
     if job.may_be_lossy:
         samples = _clamp(samples, job.layout)
