@@ -249,7 +249,7 @@ def _wavelet_samples(job: Job, header: Jpeg2000Header, values: Array) -> tuple[S
     samples = to_container(values, header.precision, header.signed, job.layout)
     if job.may_be_lossy or not header.reversible:
         clamped = _clamp(samples, job.layout)
-        if header.reversible and not np.array_equal(clamped, samples):
+        if header.reversible and clamped is not samples and not np.array_equal(clamped, samples):
             raise NotRenderable("bits above Bits Stored in a codestream that may be lossy: overshoot or an overlay")
         samples = clamped
     photometric = job.layout.photometric_interpretation

@@ -242,6 +242,23 @@ def test_lossy_output_is_clamped_to_bits_stored() -> None:
         in_process(data, J2K_LOSSY, replace(layout, high_bit=11))
 
 
+@pytest.mark.parametrize("uid", [J2K_LOSSY, HTJ2K_LOSSY])
+@pytest.mark.parametrize("signed", [0, 1])
+def test_bits_above_bits_stored_in_a_reversible_codestream_are_not_clamped(uid: str, signed: int) -> None:
+    """Overlay bits, or a sign that was not extended: clamped they would be white. Lossless syntaxes mask them; in a
+    syntax that may be lossy they could also be overshoot, so nobody can tell what was meant."""
+    layout, within = grey(16, 12, signed), noise(grey(16, 12 - signed))
+    encoder = imagecodecs.htj2k_encode if uid == HTJ2K_LOSSY else imagecodecs.jpeg2k_encode
+    beyond = within | np.uint16(0x8000 if not signed else 0x0800)
+    for lossless in (J2K, uid):
+        np.testing.assert_array_equal(in_process(encoder(within, reversible=True), lossless, layout)[0], within)
+    np.testing.assert_array_equal(
+        in_process(encoder(beyond, reversible=True), J2K, layout)[0], within.astype(int) - 2048 * signed
+    )
+    with pytest.raises(NotRenderable, match="Bits Stored"):
+        in_process(encoder(beyond, reversible=True), uid, layout)
+
+
 def test_near_lossless_jpeg_ls_stays_within_near() -> None:
     original = waves(grey(8))
     values, _ = in_process(imagecodecs.jpegls_encode(original, level=3), JLS_NEAR, grey(8))
