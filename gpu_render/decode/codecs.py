@@ -117,13 +117,23 @@ def to_container(values: Array, precision: int, signed: bool, layout: PixelLayou
     return raw.view(layout.dtype) >> unused
 
 
-def _clamp(samples: Samples, layout: PixelLayout) -> Samples:
-    """Lossy codecs overshoot: clamp to Bits Stored; masking would turn white into black."""
+def _clamp(samples: Samples, layout: PixelLayout, most: int | None = None) -> Samples:
+    """Lossy codecs overshoot: clamp to Bits Stored; masking would turn white into black.
+
+    ``most``: how far this codestream can overshoot, where that is known. What lies farther out is an overlay or a sign
+    in the bits above Bits Stored, or the loss of an encoder that says it lost nothing: NotRenderable.
+    """
     if layout.high_bit != layout.bits_stored - 1:
         raise NotRenderable("a lossy codestream with High Bit other than Bits Stored - 1 has no defined values")
     if layout.bits_stored == 8 * layout.dtype.itemsize:
         return samples
-    return np.clip(samples, *layout.stored_range)
+    low, high = layout.stored_range
+    clamped = np.clip(samples, low, high)
+    if most is not None:
+        limits = np.iinfo(layout.dtype)  # type: ignore[type-var]  # a codec's samples are integers
+        if not np.array_equal(np.clip(samples, max(low - most, limits.min), min(high + most, limits.max)), samples):
+            raise NotRenderable("bits above Bits Stored in a codestream that may be lossy: overshoot or an overlay")
+    return clamped
 
 
 def _rle(job: Job) -> tuple[Samples, str]:
@@ -210,9 +220,17 @@ def _jpeg_ls(job: Job) -> tuple[Samples, str]:
     if header.start_of_frame != 0xF7 or header.mapping_table:
         raise CorruptPixelData("not a JPEG-LS codestream, or one with mapping tables")
     _check_declared(job, header.rows, header.columns, len(header.components), header.precision)
-    samples = to_container(imagecodecs.jpegls_decode(job.data), header.precision, False, job.layout)
-    if header.first_scan.start:  # NEAR
-        samples = _clamp(samples, job.layout)
+    values = imagecodecs.jpegls_decode(job.data)
+    if (
+        job.layout.pixel_representation
+        and header.precision < job.layout.bits_stored
+        and values.max() >> (header.precision - 1)
+    ):
+        raise CorruptPixelData(f"readers disagree on the sign of {header.precision} bits a sample in JPEG-LS")
+    samples = to_container(values, header.precision, False, job.layout)
+    near = header.first_scan.start
+    if near:
+        samples = _clamp(samples, job.layout, near)
     return samples, job.layout.photometric_interpretation
 
 
@@ -248,10 +266,7 @@ def _jpeg2000_header(job: Job, max_precision: int) -> Jpeg2000Header:
 def _wavelet_samples(job: Job, header: Jpeg2000Header, values: Array) -> tuple[Samples, str]:
     samples = to_container(values, header.precision, header.signed, job.layout)
     if job.may_be_lossy or not header.reversible:
-        clamped = _clamp(samples, job.layout)
-        if header.reversible and clamped is not samples and not np.array_equal(clamped, samples):
-            raise NotRenderable("bits above Bits Stored in a codestream that may be lossy: overshoot or an overlay")
-        samples = clamped
+        samples = _clamp(samples, job.layout, 0 if header.reversible else None)
     photometric = job.layout.photometric_interpretation
     if photometric in ("YBR_ICT", "YBR_RCT"):
         return samples, "RGB"

@@ -12,6 +12,7 @@ from typing import Any
 
 import gdcm
 import imagecodecs
+import jpeg_ls
 import numpy as np
 import numpy.typing as npt
 import pydicom
@@ -312,6 +313,28 @@ def test_sign_of_codestream_and_dataset(
 ) -> None:
     decoded = np.array(values, "<i2" if signed else "<u2")
     assert to_container(decoded, precision, signed, grey(16, signed=representation)).tolist() == expected
+
+
+def test_jpeg_ls_of_fewer_bits_than_stored_has_no_certain_sign() -> None:
+    """12 bits of signed 16: DCMTK and GDCM read 4080, pydicom -16. Below the sign bit all agree."""
+    for top in (2047, 4080):
+        values = np.linspace(0, top, 64 * 64).astype("<u2").reshape(64, 64)
+        data = jpeg_ls.encode_buffer(values.tobytes(), 64, 64, 1, 12, 0)
+        np.testing.assert_array_equal(in_process(data, JLS, grey(16))[0], values)
+        if top == 2047:
+            np.testing.assert_array_equal(in_process(data, JLS, grey(16, signed=1))[0], values)
+            continue
+        with pytest.raises(CorruptPixelData, match="sign"):
+            in_process(data, JLS, grey(16, signed=1))
+
+
+def test_near_lossless_jpeg_ls_clamps_its_own_error_and_no_more() -> None:
+    values = waves(grey(16, 12))
+    data = jpeg_ls.encode_buffer(values.tobytes(), 64, 64, 1, 16, 3)
+    assert difference(in_process(data, JLS_NEAR, grey(16, 12))[0], values) <= 3
+    beyond = (values | 0x8000).tobytes()
+    with pytest.raises(NotRenderable, match="Bits Stored"):
+        in_process(jpeg_ls.encode_buffer(beyond, 64, 64, 1, 16, 3), JLS_NEAR, grey(16, 12))
 
 
 def rle_frame(values: Array) -> bytes:
