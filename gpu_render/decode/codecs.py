@@ -246,7 +246,20 @@ def _htj2k_lossless(job: Job) -> tuple[Samples, str]:
     header = _jpeg2000_header(job, max_precision=16)
     if not header.reversible:
         raise CorruptPixelData("an irreversible codestream in a lossless transfer syntax")
-    return _wavelet_samples(job, header, imagecodecs.htj2k_decode(job.data[header.start : header.end]))
+    wide = imagecodecs.htj2k_decode(_widened(job.data[header.start : header.end], header))
+    half = 1 << (header.precision - 1)
+    if wide.min() < -half or wide.max() >= half:
+        raise CorruptPixelData(f"values beyond the {header.precision} bits that the lossless codestream declares")
+    kind = f"{'i' if header.signed else 'u'}{1 if header.precision <= 8 else 2}"
+    return _wavelet_samples(job, header, (wide if header.signed else wide + half).astype(kind))
+
+
+def _widened(codestream: bytes, header: Jpeg2000Header) -> bytes:
+    """The codestream with two more bits a sample in its SIZ segment, signed, so that there is no level shift: a value
+    beyond the range, as of a damaged code block, comes out as it is instead of wrapped."""
+    depths = bytearray(codestream[42 : 42 + 3 * header.components])
+    depths[::3] = bytes([0x80 | header.precision + 1]) * header.components
+    return codestream[:42] + depths + codestream[42 + len(depths) :]
 
 
 def _jpeg2000_header(job: Job, max_precision: int) -> Jpeg2000Header:

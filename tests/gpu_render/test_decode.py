@@ -232,6 +232,18 @@ def test_lossy_htj2k_never_wraps_white_to_black(level: float) -> None:
         in_process(data, HTJ2K, layout)
 
 
+@pytest.mark.parametrize("layout", [grey(16), grey(16, signed=1), grey(8), colour()])
+def test_lossless_htj2k_beyond_its_own_precision_is_an_error(layout: PixelLayout) -> None:
+    """Of a damaged code block, or of a codestream that lost quality layers: OpenJPH would wrap white to black."""
+    original = noise(layout)
+    data = bytearray(imagecodecs.htj2k_encode(original))
+    np.testing.assert_array_equal(in_process(data, HTJ2K, layout)[0], original)
+    for component in range(layout.samples_per_pixel):
+        data[42 + 3 * component] -= 1  # Ssiz: one bit less than there are
+    with pytest.raises(CorruptPixelData, match="beyond"):
+        in_process(data, HTJ2K, layout)
+
+
 def test_lossy_output_is_clamped_to_bits_stored() -> None:
     """A 16-bit lossy codestream in a dataset of 10 bits stored: values above 1023 are white, not black."""
     layout = grey(16, 10)
