@@ -26,11 +26,11 @@ def etag(ref: FrameRef, view: View, media_type: str, version: str) -> str:
 
 
 def matches(if_none_match: str | None, tag: str) -> bool:
-    """Whether If-None-Match (RFC 9110 section 13.1.2) names ``tag``."""
+    """Whether If-None-Match (RFC 9110 section 13.1.2) names ``tag``. ``*`` names none."""
     if if_none_match is None:
         return False
     candidates = (item.strip().removeprefix("W/") for item in if_none_match.split(","))
-    return any(item in (tag, "*") for item in candidates)
+    return tag in candidates
 
 
 def caching(tag: str) -> dict[str, str]:

@@ -122,6 +122,7 @@ async def get_image_data(
         raise NotFound("an image id is a whole number; see the id of a manifest's frames")
     image = await asyncio.to_thread(service.archive.image, int(image_id))
     first = image.frame.ref
+    request.path_params.update(instance=first.sop_instance_uid, frame=frame)  # what a problem is about
     ref = FrameRef.parse(first.study_uid, first.series_uid, first.sop_instance_uid, frame)
     if ref.frame_number > image.frame.number_of_frames:
         raise NotFound(f"image {image_id} has {image.frame.number_of_frames} frames")

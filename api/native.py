@@ -74,7 +74,10 @@ async def frame_response(request: Request, service: Service, ref: FrameRef, view
         frame = await while_connected(request, service.renderer.render(ref, view, priority_of(request)))
     except ClientGone:
         return Response(status_code=499)
-    return array_response(frame, media_type, etag(ref, view, media_type, frame.version))
+    tag = etag(ref, view, media_type, frame.version)
+    if known == "*":  # whether there is any picture: only rendering tells
+        return Response(status_code=304, headers=caching(tag))
+    return array_response(frame, media_type, tag)
 
 
 @router.get(

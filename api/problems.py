@@ -1,6 +1,7 @@
 """Errors as ``application/problem+json`` (RFC 9457), from one table of status codes."""
 
 import logging
+import re
 import sys
 import traceback
 from typing import Any
@@ -13,6 +14,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gpu_render import errors
+from gpu_render.reference import check_uid
 from kernels import BackendUnavailable
 
 log = logging.getLogger("gpu_render.api")
@@ -56,18 +58,26 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 
 
 def problem(status: int, kind: str, title: str, detail: str, request: Request) -> Response:
-    """A problem document. ``type`` is a URN that names the error class; UIDs of the request become members."""
+    """A problem document. ``type`` is a URN that names the error class; what it is about becomes members."""
     body: dict[str, object] = {
         "type": f"urn:gpu-render:problem:{kind}",
         "title": title,
         "status": status,
         "detail": detail,
         "instance": request.scope["path"],  # request.url would read the Host header, which may be anything
+        **_subject(request),
     }
-    for parameter, member in (("instance", "sop_instance_uid"), ("frame", "frame_number")):
-        if parameter in request.path_params:
-            body[member] = str(request.path_params[parameter])
     return Response(orjson.dumps(body), status, {"Cache-Control": "no-store"}, media_type="application/problem+json")
+
+
+def _subject(request: Request) -> dict[str, str]:
+    """SOP Instance UID and frame number of a request about a frame, as far as they are well-formed."""
+    frame = str(request.path_params.get("frame", ""))
+    try:
+        subject = {"sop_instance_uid": check_uid(str(request.path_params.get("instance", "")))}
+    except errors.InvalidUid:
+        return {}
+    return {**subject, "frame_number": frame} if frame.isascii() and frame.isdigit() else subject
 
 
 def _kind(error: type[Exception]) -> str:
@@ -78,8 +88,8 @@ def _kind(error: type[Exception]) -> str:
 def _core_error(request: Request, error: Exception) -> Response:
     status, title = next((status, title) for cls, status, title in STATUS if isinstance(error, cls))
     detail = str(error)
-    uid = str(request.path_params.get("instance", ""))
-    if status >= 406 and uid and uid not in detail:
+    uid = _subject(request).get("sop_instance_uid", "")
+    if uid and uid not in re.findall(r"[0-9.]*[0-9]", detail):
         detail = f"{detail} (SOP Instance UID {uid})"
     response = problem(status, _kind(type(error)), title, detail, request)
     if isinstance(error, errors.Overloaded):

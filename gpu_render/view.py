@@ -1,6 +1,7 @@
 """What the caller asked to see: one immutable value, checked when it is made."""
 
 import math
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -43,10 +44,14 @@ class View:
     invert: bool = False
 
 
+_DECIMAL = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
+
+
 def _number(text: str) -> float:
-    value = float(text)
+    """A finite decimal number. Raises ValueError, also for what only Python takes for one: 1_0, other digits."""
+    value = float(text) if _DECIMAL.fullmatch(text) else math.nan
     if not math.isfinite(value):
-        raise ValueError(text)
+        raise ValueError
     return value
 
 
