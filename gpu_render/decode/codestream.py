@@ -6,13 +6,20 @@ found here, because several codecs fill the missing part with grey and report su
 """
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
+
+import numpy as np
 
 from gpu_render.errors import CorruptPixelData
 
 _STANDALONE = {0x01, *range(0xD0, 0xD8)}
 _START_OF_FRAME = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 _END_OF_IMAGE = b"\xff\xd9"
+_SOF_LOSSLESS, _SOF_JPEG_LS = 0xC3, 0xF7
+_SOF_SEQUENTIAL = (0xC0, 0xC1, _SOF_LOSSLESS)
+# Tables and miscellaneous (ISO 10918-1 B.2.4): DHT, DQT, DNL, DRI, APPn, COM.
+_BETWEEN_SCANS = {0xC4, 0xDB, 0xDC, 0xDD, *range(0xE0, 0xF0), 0xFE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +33,13 @@ class JpegComponent:
 
 @dataclass(frozen=True, slots=True)
 class JpegScan:
-    """Ss, Se, Al of a scan header (ISO 10918-1 B.2.3). Lossless: predictor, 0, point transform. JPEG-LS: NEAR, ILV."""
+    """Ss, Se, Al of a scan header (ISO 10918-1 B.2.3). Lossless: predictor, 0, point transform. JPEG-LS: NEAR, ILV.
+    ``components``: identifiers of those that the scan holds."""
 
     start: int
     end: int
     low: int
+    components: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +114,7 @@ def parse_jpeg(data: bytes) -> JpegHeader:
     if reader.take(">H") != (0xFFD8,):
         raise CorruptPixelData("the codestream does not begin with a JPEG start of image")
     frame: tuple[int, int, int, int, tuple[JpegComponent, ...]] | None = None
-    adobe, jfif, mapping = None, False, False
+    adobe, jfif, mapping, interval = None, False, False, 0
     while (marker := _next_marker(reader)) != 0xDA:
         if marker in (0xD8, 0xD9):
             raise CorruptPixelData("the JPEG codestream has no scan")
@@ -115,6 +124,7 @@ def parse_jpeg(data: bytes) -> JpegHeader:
                 raise CorruptPixelData("the JPEG codestream has two frame headers")
             frame = (marker, *_frame_header(segment))
         content = data[segment.position : segment.end]
+        interval = _restart_interval(marker, segment, interval)
         jfif = jfif or (marker == 0xE0 and content.startswith(b"JFIF\0"))
         mapping = mapping or (marker == 0xF8 and content[:1] in (b"\x02", b"\x03"))
         if marker == 0xEE and content.startswith(b"Adobe") and len(content) >= 12:
@@ -122,9 +132,12 @@ def parse_jpeg(data: bytes) -> JpegHeader:
     if frame is None:
         raise CorruptPixelData("the JPEG codestream has no frame header before its first scan")
     scan = _scan_header(reader)
+    header = JpegHeader(*frame, adobe, jfif, scan, mapping)
     if data.rfind(_END_OF_IMAGE, reader.position) < 0:
         raise CorruptPixelData("the JPEG codestream is truncated: it has no end of image")
-    return JpegHeader(*frame, adobe, jfif, scan, mapping)
+    if header.start_of_frame != _SOF_JPEG_LS:  # whose markers differ, and whose decoder looks by itself
+        _walk_scans(reader, header, interval)
+    return header
 
 
 def _next_marker(reader: _Reader) -> int:
@@ -156,9 +169,84 @@ def _frame_header(segment: _Reader) -> tuple[int, int, int, tuple[JpegComponent,
 def _scan_header(reader: _Reader) -> JpegScan:
     segment = reader.segment()
     (count,) = segment.take("B")
-    segment.take(f"{2 * count}B")
+    selectors = segment.take(f"{2 * count}B")
     start, end, approximation = segment.take("3B")
-    return JpegScan(start, end, approximation & 15)
+    return JpegScan(start, end, approximation & 15, selectors[::2])
+
+
+def _restart_interval(marker: int, segment: _Reader, interval: int) -> int:
+    return _Reader(segment.data, segment.position, segment.end).take(">H")[0] if marker == 0xDD else interval
+
+
+def _walk_scans(reader: _Reader, header: JpegHeader, interval: int) -> None:
+    """From behind the first scan header to the end of image: libjpeg ends a scan at any marker, fills what is missing
+    with grey, skips what is too much, and tells nobody. So the markers must be those of a whole picture."""
+    scan, seen = header.first_scan, list(header.first_scan.components)
+    markers = _markers(reader)
+    while True:
+        marker = _behind_scan(reader, markers, _restarts(header, scan, interval))
+        while marker not in (0xD9, 0xDA):
+            if marker not in _BETWEEN_SCANS:
+                raise CorruptPixelData("the JPEG codestream has a marker inside its entropy-coded data")
+            interval = _restart_interval(marker, reader.segment(), interval)
+            marker = _next_marker(reader)
+        if marker == 0xD9:
+            break
+        scan = _scan_header(reader)
+        seen += scan.components
+    identifiers = {component.identifier for component in header.components}
+    if header.start_of_frame in _SOF_SEQUENTIAL and len(seen) != len(set(seen)):
+        raise CorruptPixelData("the JPEG codestream has two scans of one component")
+    if not identifiers <= set(seen):
+        raise CorruptPixelData(f"the JPEG codestream has {len(set(seen))} of {len(identifiers)} components")
+    rest = reader.data[reader.position :]
+    if _END_OF_IMAGE in rest and rest.strip(b"\0\xff\xd9"):
+        raise CorruptPixelData("the JPEG codestream has another image behind its end")
+
+
+def _markers(reader: _Reader) -> Iterator[tuple[int, int]]:
+    """(offset behind it, code) of all that looks like a marker in entropy-coded data: 0xFF, then neither the 0 that
+    is stuffed in, nor another 0xFF."""
+    data = np.frombuffer(reader.data, np.uint8)
+    prefixes = np.flatnonzero(data[reader.position : -1] == 0xFF) + reader.position
+    codes = data[prefixes + 1]
+    real = (codes != 0) & (codes != 0xFF)
+    yield from zip((prefixes[real] + 2).tolist(), codes[real].tolist(), strict=True)
+
+
+def _behind_scan(reader: _Reader, markers: Iterator[tuple[int, int]], restarts: int) -> int:
+    """The marker that ends this scan's entropy-coded data; ``reader`` moves behind it. ``restarts``: how many restart
+    markers come before it; a last one with nothing behind it is harmless."""
+    found = 0
+    for position, code in markers:
+        if position <= reader.position:  # inside a segment between two scans
+            continue
+        reader.position = position
+        if not 0xD0 <= code <= 0xD7:
+            if not restarts <= found <= restarts + (restarts > 0):
+                raise CorruptPixelData(f"the JPEG codestream has {found} restart markers, expected {restarts}")
+            return code
+        if code != 0xD0 + found % 8:
+            raise CorruptPixelData("the restart markers of the JPEG codestream are out of order")
+        found += 1
+    raise CorruptPixelData("the JPEG codestream is truncated: it has no end of image")
+
+
+def _restarts(header: JpegHeader, scan: JpegScan, interval: int) -> int:
+    """How many restart markers a scan has: one between each two intervals of so many minimum coded units (A.2)."""
+    if not interval:
+        return 0
+    unit = 1 if header.start_of_frame == _SOF_LOSSLESS else 8
+    widest = max(component.horizontal for component in header.components)
+    highest = max(component.vertical for component in header.components)
+    across, down = unit * widest, unit * highest
+    if len(scan.components) == 1:
+        own = next((c for c in header.components if c.identifier == scan.components[0]), header.components[0])
+        columns, rows = -(-header.columns * own.horizontal // widest), -(-header.rows * own.vertical // highest)
+        across = down = unit
+    else:
+        columns, rows = header.columns, header.rows
+    return -(-(-(-columns // across) * -(-rows // down)) // interval) - 1
 
 
 def parse_jpeg2000(data: bytes) -> Jpeg2000Header:

@@ -87,6 +87,59 @@ def test_no_part_of_a_jpeg_passes_for_the_whole(data: bytes) -> None:
             parse_jpeg(data[:end])
 
 
+def entropy_coded(data: bytes) -> int:
+    """Offset behind the header of the first scan."""
+    start = data.index(b"\xff\xda")
+    return start + 2 + int.from_bytes(data[start + 2 : start + 4], "big")
+
+
+@pytest.mark.parametrize("data", JPEGS[:3])
+@pytest.mark.parametrize("marker", [0x02, 0xC0, 0xC4, 0xD0, 0xD7, 0xD8, 0xD9, 0xDA, 0xDB, 0xDD, 0xE0, 0xF0, 0xFE])
+def test_a_marker_inside_the_entropy_coded_data_is_an_error(data: bytes, marker: int) -> None:
+    """libjpeg stops there, fills the rest of the picture with grey, and tells nobody."""
+    middle = (entropy_coded(data) + len(data)) // 2
+    with pytest.raises(CorruptPixelData):
+        parse_jpeg(data[:middle] + bytes([0xFF, marker]) + data[middle:])
+
+
+def test_a_second_image_behind_the_first_is_an_error() -> None:
+    with pytest.raises(CorruptPixelData, match="behind its end"):
+        parse_jpeg(JPEGS[0] + JPEGS[0])
+    for padding in (b"", b"\0", b"\xff\xd9", b"\0\0\0"):
+        assert parse_jpeg(JPEGS[0] + padding).rows == 60
+
+
+def restarting(interval: int, restarts: int, first: int = 0) -> bytes:
+    """A grey JPEG header of 60 x 70 with a restart interval, and so many intervals of nothing much."""
+    header = JPEGS[0][: entropy_coded(JPEGS[0])]
+    at = header.index(b"\xff\xda")
+    markers = [bytes([0xFF, 0xD0 + (first + index) % 8]) for index in range(restarts)]
+    scan = b"\x2a" + b"".join(marker + b"\x2a" for marker in markers)
+    return header[:at] + b"\xff\xdd\0\4" + interval.to_bytes(2, "big") + header[at:] + scan + b"\xff\xd9"
+
+
+def test_restart_markers_are_counted() -> None:
+    """60 x 70 pixels are 8 x 9 blocks."""
+    assert parse_jpeg(restarting(9, 7)).columns == 70
+    assert parse_jpeg(restarting(72, 0)).columns == 70
+    assert parse_jpeg(restarting(5, 14)).columns == 70
+    for interval, restarts, first in ((9, 6, 0), (9, 9, 0), (9, 7, 1), (0, 1, 0), (5, 13, 0)):
+        with pytest.raises(CorruptPixelData, match="restart"):
+            parse_jpeg(restarting(interval, restarts, first))
+
+
+@pytest.mark.parametrize("subsampling", ["444", "420"])
+def test_several_scans_must_hold_every_component(subsampling: str) -> None:
+    """Progressive here; a sequential frame with its first of three scans only is what a cut between scans leaves."""
+    colour = bytes(imagecodecs.jpeg8_encode(COLOUR, subsampling=subsampling))
+    start = colour.index(b"\xff\xda")
+    one = colour[:start] + b"\xff\xda\0\x08\x01\x01\0\0\x3f\0" + b"\x2a" * 50
+    with pytest.raises(CorruptPixelData, match="1 of 3 components"):
+        parse_jpeg(one + b"\xff\xd9")
+    scans = b"".join(b"\xff\xda\0\x08\x01" + bytes([n]) + b"\x11\0\x3f\0" + b"\x2a" * 50 for n in (2, 3))
+    assert parse_jpeg(one + scans + b"\xff\xd9").rows == 60
+
+
 @pytest.mark.parametrize("data", JPEG2000S)
 def test_no_part_of_a_jpeg_2000_passes_for_the_whole(data: bytes) -> None:
     for end in range(len(data) - 2):  # the end of codestream marker itself may be missing
