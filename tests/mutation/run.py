@@ -213,10 +213,12 @@ def plan(service: Service, outcomes: list[Outcome], state: dict[str, Any], seed:
 
 def _listed_otherwise(strangers: set[str], listed: Mapping[str, "Listed"], mutant: Mutant) -> "Listed | None":
     """The instance of a mutant whose SOP Instance UID was hit: it has what stands there now, or one made up."""
-    uids = {text.strip(b".").decode() for text in re.findall(rb"[0-9.]{6,64}", mutant.data)}
-    uids.add(_made_up("instance", mutant.name))
-    shortened = (uid for uid in strangers if any(known.startswith(uid) for known in uids))
-    return next((listed[uid] for uid in (*sorted(strangers & uids), *sorted(shortened))), None)
+    made_up = _made_up("instance", mutant.name)
+    if made_up in strangers:
+        return listed[made_up]
+    readable = re.sub(rb"[^ -~]", b"", mutant.data)  # the service drops what cannot be printed
+    found = (uid for uid in sorted(strangers, key=len, reverse=True) if uid.encode() in readable)
+    return next((listed[uid] for uid in found), None)
 
 
 def _of_stage(question: Question, stage: str) -> Question:
