@@ -24,7 +24,7 @@ from gpu_render.decode.codecs import CODECS, Job, run_codec, to_container
 from gpu_render.errors import CorruptPixelData, NotRenderable, RenderError, UnsupportedTransferSyntax
 from gpu_render.frame import PixelLayout
 from gpu_render.workers import WorkerPool
-from tests.encoded import encode, frames_of, layout_of, sample, stored_values
+from tests.encoded import POINT_TRANSFORMED, encode, frames_of, layout_of, sample, stored_values
 
 Array = npt.NDArray[Any]
 Codestream = bytes | bytearray
@@ -202,22 +202,10 @@ def test_every_predictor_of_lossless_jpeg(predictor: int, bits: int, stored: int
     np.testing.assert_array_equal(in_process(data, LOSSLESS, layout)[0], original)
 
 
-# An 8 x 8 ramp, value = 37 * index, 12 bit, encoded by DCMTK 3.6.7: dcmcjpeg +el +sv PREDICTOR +pt SHIFT.
-POINT_TRANSFORMED = {
-    (1, 2): "ffd8ffe000104a46494600010100000100010000ffc3000b100008000801011100ffc4001600010101000000000000000000"
-    "0000000004070effda0008010100010002cfff00a52952529a5252952529a5252952529a5252952529a5252952529a525295"
-    "2529a5252952529a5252952529ffffd9",
-    (6, 1): "ffd8ffe000104a46494600010100000100010000ffc3000b100008000801011100ffc4001700010101010000000000000000"
-    "000000000705080fffda0008010100060001e7ff00f4a9d2a74a9d2d2894949494949495a512929292929292b4a252525252"
-    "525256944a4a4a4a4a4a4ad2894949494949495a512929292929292b4a252525252525257fffffd9",
-}
-
-
 @pytest.mark.parametrize(("predictor", "shift"), POINT_TRANSFORMED)
 def test_point_transform_of_lossless_jpeg_is_undone(predictor: int, shift: int) -> None:
     ramp = np.arange(64, dtype="<u2").reshape(8, 8) * 37
-    data = bytes.fromhex(POINT_TRANSFORMED[predictor, shift])
-    values, _ = in_process(data, LOSSLESS, grey(16, 12, side=8))
+    values, _ = in_process(POINT_TRANSFORMED[predictor, shift], LOSSLESS, grey(16, 12, side=8))
     np.testing.assert_array_equal(values, ramp >> shift << shift)
 
 
