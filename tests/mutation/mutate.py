@@ -53,6 +53,15 @@ def mutants(count: int, seed: int = 1) -> Iterator[Mutant]:
             yield make_mutant(kind, suitable[number % len(suitable)], next(index), seed)
 
 
+def controls(first: int, seed: int) -> Iterator[Mutant]:
+    """Every base as it is, but for its UID: what its pictures look like, and that all of this finds no fault in it."""
+    for index, base in enumerate(bases(), first):
+        yield make_mutant(Kind(CONTROL, lambda _rng, base: base.data), base, index, seed)
+
+
+CONTROL = "unharmed (control)"
+
+
 def make_mutant(kind: Kind, base: Base, index: int, seed: int) -> Mutant:
     """One mutant; ``index`` makes its UID and its name."""
     stamped = stamp(base, index)

@@ -23,10 +23,12 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """A verdict, and the largest difference to each reader that answered (-1: another shape)."""
+    """A verdict, the largest difference to each reader that answered (-1: another shape), and whether the picture is
+    that of the file before it was mutated."""
 
     verdict: Verdict
     differences: Mapping[str, int]
+    unchanged: bool = False
 
 
 def tolerance(transfer_syntax_uid: str, components: int) -> int:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy as np
 from api.problems import STATUS
 from benchmarks.data import prepare
 from gpu_render.archive.parse import _made_up
-from tests.mutation.mutate import Mutant, mutants
+from tests.mutation.mutate import CONTROL, Mutant, controls, mutants
 from tests.mutation.oracle import Judgement, Verdict, judge, tolerance
 from tests.mutation.readers import READERS, Array, ReaderProcess
 from tests.mutation.service import ANSWER_LIMIT_S, MIB, Footprint, Reply, Service, Watch, serving, wait_for_scan
@@ -113,10 +113,11 @@ class _Clock:
 
 
 def write_mutants(folder: Path, count: int, seed: int) -> list[Outcome]:
-    """The mutants as files; their bytes are forgotten."""
+    """The mutants, and their bases as they were, as files."""
     folder.mkdir()
     outcomes = []
-    for mutant in mutants(count, seed):
+    broken = list(mutants(count, seed))
+    for mutant in (*broken, *controls(len(broken), seed)):
         (folder / mutant.name).write_bytes(mutant.data)
         outcomes.append(Outcome(mutant))
     return outcomes
@@ -236,7 +237,9 @@ def _manifests(client: Any) -> Iterator[tuple[str, dict[str, Any]]]:
     for study in client.get("/api/studies").json()["studies"]:
         for series in study["series"]:
             path = f"/api/studies/{study['study_instance_uid']}/series/{series['series_instance_uid']}"
-            yield path, client.get(path).json()
+            answer = client.get(path)
+            assert answer.status == 200, f"HTTP {answer.status} for a manifest: {answer.body[:300]!r}"
+            yield path, answer.json()
 
 
 Listed = tuple[str, list[dict[str, Any]]]
@@ -261,7 +264,8 @@ def _questions(outcome: Outcome, found: Listed, rng: random.Random) -> Iterator[
         return
     frames = sorted(frames, key=lambda frame: frame["frame_number"])
     outcome.syntax = frames[0]["transfer_syntax_uid"]
-    chosen = {frame["frame_number"]: frame for frame in (frames[0], frames[-1], rng.choice(frames))}
+    some = frames if outcome.mutant.kind == CONTROL else (frames[0], frames[-1], rng.choice(frames))
+    chosen = {frame["frame_number"]: frame for frame in some}
     for number, frame in chosen.items():
         yield Question(outcome, frame["url"], number, tuple(frame["shape"]), frame["dtype"])
 
@@ -343,6 +347,12 @@ def problem_fault(outcome: Outcome, reply: Reply) -> str:
 def compare(folder: Path, outcomes: list[Outcome], step: Callable[[int, int], None]) -> dict[str, int]:
     """Judge every stored picture; returns how often each reader's process had to be started anew."""
     answered = [outcome for outcome in outcomes if outcome.pictures]
+    originals = {
+        (outcome.mutant.base, frame): picture
+        for outcome in answered
+        if outcome.mutant.kind == CONTROL
+        for frame, picture in outcome.pictures.items()
+    }
     lock, left, deaths = threading.Lock(), iter(answered), Counter[str]()
     done = 0
 
@@ -355,7 +365,7 @@ def compare(folder: Path, outcomes: list[Outcome], step: Callable[[int, int], No
                     outcome = next(left, None)
                 if outcome is None:
                     break
-                _judge(folder / outcome.mutant.name, outcome, readers)
+                _judge(folder / outcome.mutant.name, outcome, originals, readers)
                 with lock:
                     done += 1
                     step(done, len(answered))
@@ -368,9 +378,13 @@ def compare(folder: Path, outcomes: list[Outcome], step: Callable[[int, int], No
     return dict(deaths)
 
 
-def _judge(path: Path, outcome: Outcome, readers: Sequence[ReaderProcess]) -> None:
+def _judge(
+    path: Path, outcome: Outcome, originals: Mapping[tuple[str, int], Array], readers: Sequence[ReaderProcess]
+) -> None:
     found = {reader.name: reader.read(path, list(outcome.pictures)) for reader in readers}
     for frame, ours in outcome.pictures.items():
         others = {name: frames[frame] for name, frames in found.items() if frame in frames}
         allowed = tolerance(outcome.syntax, ours.shape[2] if ours.ndim == 3 else 1)
-        outcome.judgements[frame] = judge(ours, others, allowed)
+        original = originals.get((outcome.mutant.base, frame))
+        unchanged = original is not None and original.dtype == ours.dtype and np.array_equal(original, ours)
+        outcome.judgements[frame] = replace(judge(ours, others, allowed), unchanged=unchanged)
