@@ -3,16 +3,21 @@
 Every file says who the patient is wherever it can, and so does its path: CANARY must turn up in no answer and no log.
 """
 
+import json
+import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import imagecodecs
 import numpy as np
 import numpy.typing as npt
 
+from tests.api.served import Answer
 from tests.data import (
     DEFLATED,
     EXPLICIT_BE,
@@ -111,9 +116,13 @@ class Case:
         return frame_url(self.sop_instance_uid, self.frame, self.query)
 
 
+SERIES = "/api/studies/1.2.4.1/series/1.2.4.1.1"
+OLD = "/dicom-viewer/api/image/{id}/data/"
+
+
 def frame_url(sop_instance_uid: str, frame: str = "1", query: str = "") -> str:
     """A frame on the raw-array route; all files are of one study and one series."""
-    return f"/api/studies/1.2.4.1/series/1.2.4.1.1/instances/{sop_instance_uid}/frames/{frame}?{query}"
+    return f"{SERIES}/instances/{sop_instance_uid}/frames/{frame}?{query}"
 
 
 Kind = tuple[int, str]
@@ -132,6 +141,27 @@ CORRUPT: Kind = (422, "corrupt-pixel-data")
 STOPPED: Kind = (422, "decoder-timeout")
 NO_DECODER: Kind = (501, "unsupported-transfer-syntax")
 FULL: Kind = (503, "overloaded")
+
+
+def assert_nothing_of_the_patient(text: str, *paths: Path) -> None:
+    """Neither the canary nor the birth date nor any of ``paths`` in ``text``."""
+    for word in (CANARY, BIRTH_DATE, *map(str, paths)):
+        assert word.lower() not in text.lower()
+
+
+def check_problem(answer: Answer, kind: Kind, path: str, says: str = "") -> dict[str, Any]:
+    """Assert all that every problem document has in common; returns it."""
+    problem = answer.problem
+    assert (answer.status, problem["type"]) == (kind[0], f"urn:gpu-render:problem:{kind[1]}"), problem
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers["cache-control"] == "no-store"
+    assert "etag" not in answer.headers
+    assert problem["status"] == kind[0]
+    assert problem["title"]
+    assert re.search(says, problem["detail"]), problem["detail"]
+    assert problem.pop("instance") == unquote(path.partition("?")[0])  # the request's own words
+    assert_nothing_of_the_patient(json.dumps(problem) + str(dict(answer.headers)))
+    return problem
 
 
 def case(
@@ -259,6 +289,10 @@ def broken_codestreams(syntax: Syntax) -> Iterator[Case]:
     yield case(CORRUPT, f"{syntax.name}-fewer-components", "", fewer, None, syntax.uid, fragments=[good])
     if syntax.bits > 8:
         yield case(CORRUPT, f"{syntax.name}-more-bits", "", of_bits(8), None, syntax.uid, fragments=[good])
+    if syntax.name != "rle" and not syntax.name.startswith("jxl"):
+        short, long = struct.pack(">HH", SIDE, SIDE), struct.pack(">II", SIDE, SIDE)
+        bomb = good.replace(long, struct.pack(">II", 65535, 65535)).replace(short, b"\xff" * 4, 1)
+        yield case(CORRUPT, f"{syntax.name}-bomb", "65535 x 65535", syntax.header, None, syntax.uid, fragments=[bomb])
     empty: Options = {"fragments": [b""]}
     yield case(CORRUPT, f"{syntax.name}-empty-fragment", "truncated", syntax.header, None, syntax.uid, **empty)
     if not syntax.name.startswith("j2k-part-2"):  # fewer fragments than frames may be an extension of Part 2

@@ -5,6 +5,7 @@ import http.client
 import json
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 import time
@@ -61,21 +62,39 @@ class Served:
         return answer.problem
 
     def wait_for_files(self, count: int) -> dict[str, Any]:
-        """Poll /api/index until a scan of ``count`` files is over."""
+        """Poll /api/index until a scan is over and ``count`` files are known."""
         deadline = time.monotonic() + START_LIMIT_S
         while time.monotonic() < deadline:
             state = self.json("/api/index")
-            if not state["scanning"] and state["files_total"] == count == state["instances"] + len(state["unreadable"]):
+            if not state["scanning"] and state["instances"] + len(state["unreadable"]) == count:
                 return state
             time.sleep(0.02)
         raise AssertionError(f"the scan did not end: {state['files_done']} of {state['files_total']} files")
 
+    def image_ids(self) -> dict[str, int]:
+        """SOP Instance UID -> id on the old route, also of instances that no manifest lists, from the index file."""
+        uri = f"file:{self.log.parent / 'index.sqlite'}?mode=ro"
+        with contextlib.closing(sqlite3.connect(uri, uri=True)) as index:
+            return dict(index.execute("SELECT sop_instance_uid, id FROM image"))
+
     def peak_bytes(self) -> int:
-        """Most memory the process ever had resident (VmHWM)."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        found = re.search(r"VmHWM:\s+(\d+) kB", status)
-        assert found is not None
-        return int(found[1]) * 1024
+        """Most memory the process ever had resident at once."""
+        return _peak_bytes(self.process.pid)
+
+    def forget_peak(self) -> None:
+        """Let ``peak_bytes`` count from now."""
+        Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
+
+    def peak_bytes_of_children(self) -> list[int]:
+        """The same of each worker process that is there now."""
+        children = (path.read_text().split() for path in Path(f"/proc/{self.process.pid}/task").glob("*/children"))
+        return [_peak_bytes(int(pid)) for found in children for pid in found]
+
+
+def _peak_bytes(pid: int) -> int:
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert found is not None
+    return int(found[1]) * 1024
 
 
 @contextlib.contextmanager

@@ -3,14 +3,10 @@
 One real server over files of ``broken.py``; what needs a decoder that misbehaves is in test_faults.py.
 """
 
-import json
 import re
-import sqlite3
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -25,7 +21,6 @@ from tests.api.broken import (
     BAD_REQUEST,
     BAD_UID,
     BAD_WINDOW,
-    BIRTH_DATE,
     CANARY,
     FRAME,
     FULL,
@@ -33,10 +28,14 @@ from tests.api.broken import (
     NO_ROUTE,
     NOT_ACCEPTABLE,
     NOT_FOUND,
+    OLD,
+    SERIES,
     SIDE,
     STOPPED,
     Case,
     Kind,
+    assert_nothing_of_the_patient,
+    check_problem,
     frame_url,
 )
 from tests.api.served import Answer, Served, serving
@@ -47,29 +46,6 @@ SHOWN = broken.shown_with_notes()
 UNREADABLE = broken.unreadable()
 GOOD = broken.grey()
 GOOD_UID = GOOD["SOPInstanceUID"]
-SERIES = "/api/studies/1.2.4.1/series/1.2.4.1.1"
-OLD = "/dicom-viewer/api/image/{id}/data/"
-
-
-def assert_nothing_of_the_patient(text: str, *paths: Path) -> None:
-    """Neither the canary nor the birth date nor any of ``paths`` in ``text``."""
-    for word in (CANARY, BIRTH_DATE, *map(str, paths)):
-        assert word.lower() not in text.lower()
-
-
-def check_problem(answer: Answer, kind: Kind, path: str, says: str = "") -> dict[str, Any]:
-    """Assert all that every problem document has in common; returns it."""
-    problem = answer.problem
-    assert (answer.status, problem["type"]) == (kind[0], f"urn:gpu-render:problem:{kind[1]}"), problem
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert answer.headers["cache-control"] == "no-store"
-    assert "etag" not in answer.headers
-    assert problem["status"] == kind[0]
-    assert problem["title"]
-    assert re.search(says, problem["detail"]), problem["detail"]
-    assert problem.pop("instance") == unquote(path.partition("?")[0])  # the request's own words
-    assert_nothing_of_the_patient(json.dumps(problem) + str(dict(answer.headers)))
-    return problem
 
 
 @pytest.fixture(scope="module")
@@ -92,13 +68,12 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     assert_nothing_of_the_patient(log, base)
     assert "unforeseen" not in log
     assert "Traceback" not in log
+    assert "Warning" not in log
 
 
 @pytest.fixture(scope="module")
 def image_ids(served: Served) -> dict[str, int]:
-    """SOP Instance UID -> id on the old route, also of instances that no manifest lists, from the index file."""
-    with sqlite3.connect(f"file:{served.log.parent / 'index.sqlite'}?mode=ro", uri=True) as index:
-        return dict(index.execute("SELECT sop_instance_uid, id FROM image"))
+    return served.image_ids()
 
 
 # --- files ---------------------------------------------------------------------------------------------------
