@@ -79,6 +79,8 @@ def check_window(window: Window) -> Window:
         raise InvalidWindow("the width of a LINEAR window is at least 1")
     if window.width <= 0:
         raise InvalidWindow(f"the width of a {window.function} window is above 0")
+    if not math.isfinite(255 * (abs(window.center) + window.width)):  # the formula would meet an infinity half-way
+        raise InvalidWindow("the center and width of a window are no larger than float64 can compute with")
     return window
 
 
