@@ -6,6 +6,7 @@ Lossy: near what was encoded, and near what GDCM decodes in a process of its own
 
 import itertools
 import json
+import os
 import random
 import struct
 import subprocess
@@ -674,6 +675,28 @@ def test_frame_n_of_200_is_frame_n(container: str, many: Answers) -> None:
     for number in [1, 2, MANY - 1, MANY, *random.Random(5).sample(range(3, MANY - 1), 20)]:
         np.testing.assert_array_equal(many.array(uid, number, "stored"), counted(number))
     assert many.get(uid, MANY + 1).status_code == 404
+
+
+@pytest.mark.parametrize("container", ["native", "empty table", "pieces"])
+def test_a_frame_costs_one_read_of_its_own_bytes(
+    container: str, many: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever its number: no scan, no offset table, no other frame."""
+    reads: list[int] = []
+    pread = os.pread
+
+    def counting(descriptor: int, length: int, offset: int) -> bytes:
+        reads.append(length)
+        return pread(descriptor, length, offset)
+
+    monkeypatch.setattr(os, "pread", counting)
+    uid = f"1.2.10.{MANY_CONTAINERS.index(container) + 1}"
+    for number in (4, 180, 197):
+        reads.clear()
+        np.testing.assert_array_equal(many.array(uid, number, "stored", region="0,0,16,16"), counted(number))
+        span = jpeg_ls_of(0)(counted(number), GREYS["12"])
+        fragments = len(cut(span)) if container == "pieces" else 1
+        assert reads == [512 if container == "native" else len(span) + len(span) % 2 + 8 * fragments]
 
 
 # --- fragments that leave no single reading, or too few bytes -------------------------------------------------
