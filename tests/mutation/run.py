@@ -1,5 +1,6 @@
 """The whole run: mutants, service, clients, a neighbour, readers."""
 
+import hashlib
 import json
 import random
 import re
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,8 @@ from tests.mutation.service import ANSWER_LIMIT_S, MIB, Footprint, Reply, Servic
 CLIENTS = 4
 WORKERS = 2
 CACHE_BYTES = 8 * MIB
+ROUNDS = ("stored", "display") * 3
+"""The same questions several times, each time in another order: memory must not rise from round to round."""
 NEIGHBOUR_SLICES = 4  # of each of six transfer syntaxes, 512 KiB each: more than the cache holds
 SCAN_LIMIT_S = 120.0
 NOT_INDEXED = "not indexed"
@@ -40,7 +44,8 @@ Step = Callable[[str, int, int], None]
 
 @dataclass
 class Outcome:
-    """What became of one mutant. ``statuses``: of all its answers; ``faults``: what must not happen."""
+    """What became of one mutant. ``statuses``: of all its answers; ``answers``: digest of each by URL; ``lost``: how
+    often a decoder died or was stopped; ``faults``: what must not happen."""
 
     mutant: Mutant
     statuses: Counter[int | str] = field(default_factory=Counter)
@@ -48,6 +53,7 @@ class Outcome:
     lost: int = 0
     slowest_s: float = 0.0
     faults: list[str] = field(default_factory=list)
+    answers: dict[str, bytes] = field(default_factory=dict)
     pictures: dict[int, Array] = field(default_factory=dict)
     syntax: str = ""
     judgements: dict[int, Judgement] = field(default_factory=dict)
@@ -59,11 +65,11 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Everything that a report needs. ``half``: index of the first footprint after the warm-up."""
+    """Everything that a report needs. ``warm``: index of the first footprint after the scan."""
 
     outcomes: list[Outcome]
     footprints: list[Footprint]
-    half: int
+    warm: int
     requests: int
     neighbour: "Neighbour"
     reader_deaths: dict[str, int]
@@ -90,16 +96,17 @@ def run(count: int, seed: int = 1, step: Step = lambda *_: None) -> Run:
             neighbour.scanned = True
             clock.lap("scan")
             questions = plan(service, outcomes, state, seed)
-            asked = ask_all(service, questions["stored"], seed, lambda *n: step("stored values", *n))
-            half = len(watch.footprints)
-            asked += ask_all(service, questions["display"], seed, lambda *n: step("display values", *n))
+            warm, asked = len(watch.footprints), 0
+            for number, stage in enumerate(ROUNDS, 1):
+                what = f"round {number}, {stage}"
+                asked += ask_all(service, questions[stage], f"{seed} {number}", partial(step, what))
             clock.lap("requests")
             with service.client() as client:
                 ready = client.get("/health/ready").json()
-        deaths = compare(folder / "mutants", outcomes, lambda *n: step("other readers", *n))
+        deaths = compare(folder / "mutants", outcomes, partial(step, "other readers"))
         clock.lap("other readers")
         ready["alive"] = service.alive
-        return Run(outcomes, watch.footprints, half, asked, neighbour, deaths, ready, clock.laps)
+        return Run(outcomes, watch.footprints, warm, asked, neighbour, deaths, ready, clock.laps)
 
 
 class _Clock:
@@ -270,9 +277,9 @@ def _questions(outcome: Outcome, found: Listed, rng: random.Random) -> Iterator[
         yield Question(outcome, frame["url"], number, tuple(frame["shape"]), frame["dtype"])
 
 
-def ask_all(service: Service, questions: Sequence[Question], seed: int, step: Callable[[int, int], None]) -> int:
+def ask_all(service: Service, questions: Sequence[Question], seed: str, step: Callable[[int, int], None]) -> int:
     """Ask them in an order of their own, several at a time; what comes is written into the outcomes."""
-    order = random.Random(f"{seed} order").sample(list(questions), len(questions))
+    order = random.Random(seed).sample(list(questions), len(questions))
     lock, left = threading.Lock(), iter(order)
     done = 0
 
@@ -304,6 +311,9 @@ def note(question: Question, reply: Reply) -> None:
     if reply.seconds > ANSWER_LIMIT_S:
         outcome.faults.append(f"{reply.seconds:.1f} s for {question.url}")
     fault = picture_fault(question, reply) if reply.status == 200 else problem_fault(outcome, reply)
+    digest = hashlib.sha256(reply.body).digest()
+    if outcome.answers.setdefault(question.url, digest) != digest and not outcome.lost:
+        fault = fault or f"another answer than before, HTTP {reply.status}, for {question.url}"
     if fault:
         outcome.faults.append(fault)
     elif reply.status == 200 and question.url.endswith("stored"):
