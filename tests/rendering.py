@@ -89,8 +89,9 @@ _DECODE_LINES: dict[str, tuple[str, Tests]] = {
     "jpeg-lossless-70": ("JPEG lossless (70)", (
         *_kinds("JPEG lossless SV1", *_GREYS, "rgb 8"), *_gdcm("JPEGLosslessProcess14_1"),
     )),
-    "jpeg-ls": ("JPEG-LS lossless (80), pixels or lines interleaved", (
+    "jpeg-ls": ("JPEG-LS lossless (80), by pixel, by line or by plane", (
         *_kinds("JPEG-LS", *_GREYS, "rgb 8", "rgb 16"), *_kinds("JPEG-LS by line", "rgb 8", "rgb 16"),
+        *_kinds("JPEG-LS by plane", "rgb 8"),
         *_gdcm("JPEGLSLossless"),
     )),
     "jpeg-ls-near": ("JPEG-LS near-lossless (81), also with an error of 0", (
@@ -220,6 +221,14 @@ _POST_LINES: dict[str, tuple[str, Tests]] = {
     "planar": ("Planes become interleaved pixels", _looks(
         "RGB 8 in planes", "RGB 16 in planes", "YBR_FULL in planes"
     )),
+    "planar-codestream": ("Planar Configuration means nothing to a codestream", _lossless(*(
+        f"{name} said to be in planes, rgb 8"
+        for name in ("RLE", "JPEG lossless", "JPEG-LS", "JPEG 2000", "HTJ2K", "JPEG XL")
+    ))),
+    "narrow-codestream": ("Codestreams of 8 bits where 16 are allocated, signed too", _lossless(*(
+        f"{name}, 8 in 16{sign}"
+        for name in ("RLE", "JPEG lossless SV1", "JPEG-LS", "JPEG 2000", "JPEG XL lossless") for sign in ("", " signed")
+    ))),
     "ybr-full": ("YBR_FULL", _looks("YBR_FULL", "YBR_FULL in planes", "YBR_FULL in RLE")),
     "ybr-full-422": ("YBR_FULL_422, uncompressed and JPEG", (
         *_looks("YBR_FULL_422"), f"{_CHAIN}test_the_dataset_decides_what_jpeg_components_mean[YBR_FULL_422-JFIF]",

@@ -151,7 +151,7 @@ def jpeg_lossless(predictor: int) -> Callable[[Array, Layout], bytes]:
 def jpeg_ls_of(near: int, interleave: int = 2) -> Callable[[Array, Layout], bytes]:
     def encode(values: Array, layout: Layout) -> bytes:
         rows, columns = values.shape[:2]
-        raw = bits(values, layout).tobytes()
+        raw = bits(np.moveaxis(values, -1, 0) if interleave == 0 else values, layout).tobytes()
         mode = {"interleave_mode": interleave} if layout.samples == 3 else {}
         stream = jpeg_ls.encode_buffer(raw, rows, columns, layout.samples, layout.stored, near, **mode)
         return bytes(stream)
@@ -249,10 +249,40 @@ def lossless_forms() -> dict[str, Form]:
         ("JPEG XL lossless", ".4.110", jpeg_xl(True), {**GREYS, **COLOUR}),
         ("JPEG XL lossless as lossy", ".4.112", jpeg_xl(True), {"8": GREYS["8"], "12": GREYS["12"], "rgb 8": RGB8}),
     ]
+    planes_tag = {"PlanarConfiguration": 1}  # of no meaning to a codestream
+    others = {
+        "JPEG-LS by plane, rgb 8": form(".4.80", RGB8, smooth(RGB8), jpeg_ls_of(0, 0)),
+        "RLE said to be in planes, rgb 8": form(".5", RGB8, noise(RGB8), rle, **planes_tag),
+        "JPEG lossless said to be in planes, rgb 8": form(".4.70", RGB8, noise(RGB8), jpeg_lossless(1), **planes_tag),
+        "JPEG-LS said to be in planes, rgb 8": form(".4.80", RGB8, noise(RGB8), jpeg_ls_of(0), **planes_tag),
+        "JPEG 2000 said to be in planes, rgb 8": form(".4.90", RGB8, noise(RGB8), openjpeg_of, **planes_tag),
+        "HTJ2K said to be in planes, rgb 8": form(".4.201", RGB8, noise(RGB8), htj2k, **planes_tag),
+        "JPEG XL said to be in planes, rgb 8": form(".4.110", RGB8, noise(RGB8), jpeg_xl(True), **planes_tag),
+    }
+    wide = {sign: Layout(16, 8, signed) for signed, sign in enumerate(("8 in 16", "8 in 16 signed"))}
+    narrow: list[tuple[str, str, Callable[[Array, Layout], bytes]]] = [
+        ("RLE", ".5", rle),
+        (
+            "JPEG lossless SV1",
+            ".4.70",
+            lambda values, layout: jpeg_lossless(1)(bits(values, layout).astype("u1"), layout),
+        ),
+        ("JPEG-LS", ".4.80", lambda values, layout: jpeg_ls_of(0)(bits(values, layout).astype("u1"), layout)),
+        ("JPEG 2000", ".4.90", openjpeg_of),
+        ("JPEG XL lossless", ".4.110", lambda values, layout: jpeg_xl(True)(bits(values, layout).astype("u1"), layout)),
+    ]
     return {
-        f"{name}, {what}": form(syntax, layout, noise(layout), encode)
-        for name, syntax, encode, layouts in table
-        for what, layout in layouts.items()
+        **{
+            f"{name}, {what}": form(syntax, layout, noise(layout), encode)
+            for name, syntax, encode, layouts in table
+            for what, layout in layouts.items()
+        },
+        **others,
+        **{
+            f"{name}, {what}": form(syntax, layout, noise(layout), encode)
+            for name, syntax, encode in narrow
+            for what, layout in wide.items()
+        },
     }
 
 
