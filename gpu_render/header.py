@@ -297,6 +297,8 @@ PRESENTATION_GROUPS = (
     *_FRAME_TYPES,
 )
 """The functional groups that read_presentation looks at."""
+GEOMETRY_GROUPS = ("PlanePositionSequence", "PlaneOrientationSequence")
+"""The functional groups that read_geometry looks at."""
 
 
 def presentation_varies(ds: Dataset, frame_index: int) -> bool:

@@ -15,8 +15,10 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 import pydicom.uid
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
+from pydicom.tag import BaseTag
 
 from gpu_render.archive.encapsulation import (
     ITEM,
@@ -28,6 +30,7 @@ from gpu_render.archive.encapsulation import (
     walk_items,
 )
 from gpu_render.archive.files import INFLATE_STEP_BYTES, inflate, open_beneath
+from gpu_render.archive.functional_groups import FrameGroups
 from gpu_render.archive.records import geometry_to_json, layout_to_json, presentation_to_json
 from gpu_render.decode import find_decoder
 from gpu_render.errors import (
@@ -39,7 +42,7 @@ from gpu_render.errors import (
     UnreadableFile,
     UnsupportedTransferSyntax,
 )
-from gpu_render.frame import PixelLayout
+from gpu_render.frame import Geometry, PixelLayout
 from gpu_render.header import (
     MAX_FRAME_BYTES,
     MAX_FRAMES,
@@ -75,6 +78,7 @@ DEFER_BYTES = 128 << 20
 """Longer elements before the pixels are skipped: nothing that is read here is that long."""
 
 _PIXEL_TAGS = {0x7FE00008: "FloatPixelData", 0x7FE00009: "DoubleFloatPixelData", 0x7FE00010: "PixelData"}
+_PER_FRAME = 0x52009230
 _DICOMDIR = "1.2.840.10008.1.3.10"
 
 
@@ -230,21 +234,74 @@ def _guess_transfer_syntax(stream: BinaryIO) -> str:
 
 
 def _read_until_pixels(stream: BinaryIO, transfer_syntax_uid: str) -> tuple[Dataset, PixelElement | None]:
-    found: list[PixelElement] = []
+    begin = stream.tell()
+    ds, element = _read_until(stream, transfer_syntax_uid, {*_PIXEL_TAGS, _PER_FRAME})
+    if element is not None and element.tag == _PER_FRAME:
+        groups = _walk_groups(stream, ds, element)
+        if groups is None:
+            stream.seek(begin)
+            ds, element = _read_until(stream, transfer_syntax_uid, set(_PIXEL_TAGS))
+        else:
+            rest, element = _read_until(stream, transfer_syntax_uid, set(_PIXEL_TAGS))
+            ds = _joined(ds, groups, rest)
+    if element is None:
+        return ds, None
+    return ds, PixelElement(_PIXEL_TAGS[element.tag], element.vr, element.offset, element.length)
 
-    def stop_at_pixels(tag: int, vr: str | None, length: int) -> bool:
-        if tag in _PIXEL_TAGS:
-            found[:] = [PixelElement(_PIXEL_TAGS[tag], vr, stream.tell(), length)]
-        return tag in _PIXEL_TAGS
+
+@dataclass(frozen=True, slots=True)
+class _Element:
+    """Where an element's value is, as in PixelElement."""
+
+    tag: int
+    vr: str | None
+    offset: int
+    length: int
+
+
+def _read_until(stream: BinaryIO, transfer_syntax_uid: str, tags: set[int]) -> tuple[Dataset, _Element | None]:
+    """All elements before the first of these, and that one."""
+    found: list[_Element] = []
+
+    def stop(tag: int, vr: str | None, length: int) -> bool:
+        if tag in tags:
+            found[:] = [_Element(tag, vr, stream.tell(), length)]
+        return tag in tags
 
     ds = read_dataset(
         stream,
         transfer_syntax_uid == IMPLICIT_LE,
         transfer_syntax_uid != EXPLICIT_BE,
-        stop_when=stop_at_pixels,
+        stop_when=stop,
         defer_size=DEFER_BYTES,
     )
     return ds, found[0] if found else None
+
+
+def _walk_groups(stream: BinaryIO, ds: Dataset, element: _Element) -> FrameGroups | None:
+    """The per-frame functional groups, encoded as the data set ``ds`` before them; the stream is left behind them.
+    None where pydicom must parse them."""
+    implicit, little_endian = ds.original_encoding
+    encoding = ds.original_character_set
+    if element.vr != (None if implicit else "SQ"):
+        return None
+    groups = FrameGroups(
+        implicit=bool(implicit),
+        little_endian=little_endian is not False,
+        encoding=[encoding] if isinstance(encoding, str) else list(encoding),
+    )
+    stream.seek(element.offset)
+    return groups if groups.read(stream, element.length) else None
+
+
+def _joined(before: Dataset, groups: FrameGroups, behind: Dataset) -> Dataset:
+    """One data set of the elements before the per-frame functional groups, these, and those behind them."""
+    # Not with update(), which converts values, nor by assignment, which looks at every item of a sequence.
+    elements = {**dict(before.items()), BaseTag(_PER_FRAME): DataElement(_PER_FRAME, "SQ", groups)}
+    ds = Dataset({**elements, **dict(behind.items())})
+    implicit, little_endian = before.original_encoding
+    ds.set_original_encoding(implicit, little_endian, before.original_character_set)
+    return ds
 
 
 def _inflate_header(descriptor: int, offset: int) -> bytes:
@@ -365,6 +422,8 @@ def _describe_frames(ds: Dataset, layout: PixelLayout, frames: int) -> Document:
         raise CorruptPixelData(f"PerFrameFunctionalGroupsSequence has {len(groups)} items for {frames} frames")
     if not groups and "GridFrameOffsetVector" not in ds:
         return _describe_alike(ds, base_presentation, frames)
+    if isinstance(groups, FrameGroups):
+        return _describe_walked(ds, layout, frames, groups)
     base_geometry = geometry_to_json(read_geometry(ds, 0, frames))
     rows = []
     shared = None if presentation_varies(ds, 0) else base_presentation  # what frames without groups of their own have
@@ -378,6 +437,54 @@ def _describe_frames(ds: Dataset, layout: PixelLayout, frames: int) -> Document:
         if number or geometry != base_geometry:
             rows.append([index + 1, number, geometry])
     return {"presentations": list(presentations), "geometry": base_geometry, "frames": rows}
+
+
+def _describe_walked(ds: Dataset, layout: PixelLayout, frames: int, groups: FrameGroups) -> Document:
+    """The same, where equal bytes of functional groups are read once."""
+    presentations: dict[str, int] = {}
+    numbers: dict[int, int] = {}
+    geometries = _Geometries(ds, groups, frames)
+    base, rows = geometries.of(0), []
+    for index in range(frames):
+        key = groups.presentation(index)
+        if key not in numbers:
+            presentation = presentation_to_json(read_presentation(ds, layout, index))
+            numbers[key] = presentations.setdefault(presentation, len(presentations))
+        geometry = geometries.of(index)
+        if numbers[key] or geometry != base:
+            rows.append([index + 1, numbers[key], geometry])
+    return {"presentations": list(presentations), "geometry": base, "frames": rows}
+
+
+class _Geometries:
+    """What read_geometry says of each frame, as JSON."""
+
+    def __init__(self, ds: Dataset, groups: FrameGroups, frames: int) -> None:
+        self._ds = ds
+        self._groups = groups
+        self._frames = frames
+        self._has_grid = "GridFrameOffsetVector" in ds
+        self._beside: dict[bytes, Geometry] = {}
+        self._known: dict[tuple[bytes, bool], str] = {}
+
+    def of(self, index: int) -> str:
+        """Of one frame, by its index."""
+        placed = self._groups.position(index)
+        if placed is None:
+            return self._of_unplaced(index)
+        position, others = placed
+        if others not in self._beside:
+            self._beside[others] = read_geometry(self._ds, index, self._frames)
+        beside = self._beside[others]
+        return geometry_to_json(Geometry(position, beside.image_orientation, beside.slice_location))
+
+    def _of_unplaced(self, index: int) -> str:
+        """Of frames with the same functional groups, only the first is different from the others (read_geometry),
+        and each where there is a Grid Frame Offset Vector."""
+        key = (self._groups.geometry(index), index == 0)
+        if self._has_grid or key not in self._known:
+            self._known[key] = geometry_to_json(read_geometry(self._ds, index, self._frames))
+        return self._known[key]
 
 
 def _describe_alike(ds: Dataset, presentation: str, frames: int) -> Document:
@@ -409,15 +516,17 @@ def _encapsulated_spans(descriptor: int, file: _File, pixels: PixelElement, fram
 
 
 def _buffered(read: ReadAt, block_bytes: int = 4096) -> ReadAt:
-    """Item headers of small fragments lie close together: one read serves many of them."""
-    start, block = 0, b""
+    """Item headers of small fragments lie close together: one read serves many of them. Where the last two did not,
+    only what is asked for is read."""
+    start, block, last = 0, b"", -block_bytes
 
     def read_at(offset: int, length: int) -> bytes:
-        nonlocal start, block
+        nonlocal start, block, last
         if length > block_bytes:
             return read(offset, length)
         if not start <= offset <= offset + length <= start + len(block):
-            start, block = offset, read(offset, block_bytes)
+            start, block = offset, read(offset, block_bytes if abs(offset - last) < block_bytes else length)
+        last = offset
         return block[offset - start : offset - start + length]
 
     return read_at
