@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -178,22 +179,47 @@ def _jpeg(job: Job, processes: tuple[int, ...]) -> tuple[Array, JpegHeader]:
     _check_declared(job, header.rows, header.columns, len(header.components), header.precision)
     # The same name in and out switches libjpeg's own transform, and its guess from APP14 and JFIF, off.
     space = "GRAYSCALE" if len(header.components) == 1 else "YCBCR"
-    values = imagecodecs.jpeg8_decode(job.data, colorspace=space, outcolorspace=space)
-    if header.start_of_frame == 0xC2 or values[-1, -1].flat[0] == 1 << (header.precision - 1):
-        _check_all_decoded(job.data, values, space)
+    decode = partial(imagecodecs.jpeg8_decode, colorspace=space, outcolorspace=space)
+    values = decode(job.data)
+    if header.start_of_frame == 0xC3 and len(header.data_ends) == 1:
+        _check_last_byte(job.data, header.data_ends[0], values, decode)
+    elif not np.array_equal(decode(_lengthened(job.data, header.data_ends)), values):
+        raise CorruptPixelData(_TOO_SHORT)
     return values, header
 
 
-def _check_all_decoded(data: bytes, values: Array, space: str) -> None:
-    """Where the entropy-coded data end too early, libjpeg goes on in mid grey and tells nobody.
+_TOO_SHORT = "the JPEG codestream ends before its last pixel"
+_MORE_DATA = b"\x5a" * 64
 
-    Called where the last pixel is mid grey. More of such data before the end of image change nothing in a picture that
-    is whole, and something in any other.
+
+def _lengthened(data: bytes, ends: tuple[int, ...]) -> bytes:
+    """With more entropy-coded data before each marker that ends some.
+
+    Where the data end too early, libjpeg makes the rest up and tells nobody. More of them change nothing in a picture
+    that is whole, and something in any other.
     """
-    end = data.find(b"\xff\xd9", data.rfind(b"\xff\xda", 0, data.rfind(b"\xff\xd9")))  # of the last scan
-    longer = data[:end] + b"\x5a" * 256 + data[end:]
-    if not np.array_equal(imagecodecs.jpeg8_decode(longer, colorspace=space, outcolorspace=space), values):
-        raise CorruptPixelData("the JPEG codestream ends before its last pixel")
+    return _MORE_DATA.join(data[start:end] for start, end in pairwise((0, *ends, len(data))))
+
+
+def _check_last_byte(data: bytes, end: int, values: Array, decode: Callable[[bytes], Array]) -> None:
+    """The last byte of lossless JPEG data, padding apart, holds the last of the samples, and at most eight of them.
+
+    So another byte there, with more data behind it, changes a whole picture, and only its last samples. Where it
+    changes more, data are missing before it; where it changes nothing, there are too many: either way samples lie in
+    the wrong place.
+    """
+    last = len(data[:end].rstrip(b"\0\xff")) - 1
+    for mask in (0xFF, 0x33, 0x0F):  # a change that happens to decode to the same sample says nothing
+        other = bytes([data[last] ^ mask])
+        if other == b"\xff":  # would begin a marker
+            continue
+        changed = data[:last] + other + data[last + 1 : end] + _MORE_DATA + data[end:]
+        differs = (decode(changed) != values).reshape(-1)
+        if differs[: -8 * (end - last)].any():
+            raise CorruptPixelData(_TOO_SHORT)
+        if differs.any():
+            return
+    raise CorruptPixelData("the JPEG codestream has data behind its last pixel")
 
 
 def _jpeg_lossy(job: Job) -> tuple[Samples, str]:

@@ -7,7 +7,7 @@ found here, because several codecs fill the missing part with grey and report su
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -44,7 +44,8 @@ class JpegScan:
 
 @dataclass(frozen=True, slots=True)
 class JpegHeader:
-    """A JPEG or JPEG-LS frame header. ``start_of_frame`` is the marker's low byte: 0xC0 baseline ... 0xF7 JPEG-LS."""
+    """A JPEG or JPEG-LS frame header. ``start_of_frame`` is the marker's low byte: 0xC0 baseline ... 0xF7 JPEG-LS.
+    ``data_ends``: offsets [byte] behind each stretch of entropy-coded data (none for JPEG-LS)."""
 
     start_of_frame: int
     precision: int
@@ -55,6 +56,7 @@ class JpegHeader:
     jfif: bool
     first_scan: JpegScan
     mapping_table: bool
+    data_ends: tuple[int, ...] = ()
 
     @property
     def subsampled(self) -> bool:
@@ -136,7 +138,7 @@ def parse_jpeg(data: bytes) -> JpegHeader:
     if data.rfind(_END_OF_IMAGE, reader.position) < 0:
         raise CorruptPixelData("the JPEG codestream is truncated: it has no end of image")
     if header.start_of_frame != _SOF_JPEG_LS:  # whose markers differ, and whose decoder looks by itself
-        _walk_scans(reader, header, interval)
+        return replace(header, data_ends=_walk_scans(reader, header, interval))
     return header
 
 
@@ -178,13 +180,16 @@ def _restart_interval(marker: int, segment: _Reader, interval: int) -> int:
     return _Reader(segment.data, segment.position, segment.end).take(">H")[0] if marker == 0xDD else interval
 
 
-def _walk_scans(reader: _Reader, header: JpegHeader, interval: int) -> None:
-    """From behind the first scan header to the end of image: libjpeg ends a scan at any marker, fills what is missing
-    with grey, skips what is too much, and tells nobody. So the markers must be those of a whole picture."""
+def _walk_scans(reader: _Reader, header: JpegHeader, interval: int) -> tuple[int, ...]:
+    """From behind the first scan header to the end of image; returns ``JpegHeader.data_ends``.
+
+    libjpeg ends a scan at any marker, makes up what is missing, skips what is too much, and tells nobody. So the
+    markers must be those of a whole picture.
+    """
     scan, seen = header.first_scan, list(header.first_scan.components)
-    markers = _markers(reader)
+    markers, ends = _markers(reader), list[int]()
     while True:
-        marker = _behind_scan(reader, markers, _restarts(header, scan, interval))
+        marker = _behind_scan(reader, markers, _restarts(header, scan, interval), ends)
         while marker not in (0xD9, 0xDA):
             if marker not in _BETWEEN_SCANS:
                 raise CorruptPixelData("the JPEG codestream has a marker inside its entropy-coded data")
@@ -202,6 +207,7 @@ def _walk_scans(reader: _Reader, header: JpegHeader, interval: int) -> None:
     rest = reader.data[reader.position :]
     if _END_OF_IMAGE in rest and rest.strip(b"\0\xff\xd9"):
         raise CorruptPixelData("the JPEG codestream has another image behind its end")
+    return tuple(ends)
 
 
 def _markers(reader: _Reader) -> Iterator[tuple[int, int]]:
@@ -214,14 +220,18 @@ def _markers(reader: _Reader) -> Iterator[tuple[int, int]]:
     yield from zip((prefixes[real] + 2).tolist(), codes[real].tolist(), strict=True)
 
 
-def _behind_scan(reader: _Reader, markers: Iterator[tuple[int, int]], restarts: int) -> int:
+def _behind_scan(reader: _Reader, markers: Iterator[tuple[int, int]], restarts: int, ends: list[int]) -> int:
     """The marker that ends this scan's entropy-coded data; ``reader`` moves behind it. ``restarts``: how many restart
-    markers come before it; a last one with nothing behind it is harmless."""
+    markers come before it; a last one with nothing behind it is harmless. ``ends`` gets where all of them begin."""
     found = 0
     for position, code in markers:
         if position <= reader.position:  # inside a segment between two scans
             continue
         reader.position = position
+        end = position - 2
+        while reader.data[end - 1] == 0xFF:  # a marker may begin with any number of these; in data a 0 follows
+            end -= 1
+        ends.append(end)
         if not 0xD0 <= code <= 0xD7:
             if not restarts <= found <= restarts + (restarts > 0):
                 raise CorruptPixelData(f"the JPEG codestream has {found} restart markers, expected {restarts}")

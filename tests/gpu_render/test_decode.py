@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import io
 import os
 import struct
 import zlib
@@ -17,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pydicom
 import pytest
+from PIL import Image
 from rle.utils import encode_pixel_data
 
 from gpu_render.decode import DECODERS, codec_versions, decode, find_decoder, memory_limit, time_limit_s
@@ -384,6 +386,57 @@ def test_a_jpeg_whose_data_end_before_its_last_pixel_is_an_error(name: str, kept
     for tail in (b"", b"\0", b"\0\xff\xd9"):
         with pytest.raises(CorruptPixelData, match="before its last pixel"):
             in_process(short + tail, uid, layout)
+
+
+@pytest.mark.parametrize("name", ["lossless, 8", "lossless, 16"])
+@pytest.mark.parametrize("gone", [40, 100, 1000])
+@pytest.mark.parametrize("place", [0.05, 0.2, 0.6, 0.95])
+def test_bytes_that_are_missing_inside_a_lossless_jpeg_are_an_error(name: str, gone: int, place: float) -> None:
+    """All that follows is shown in the wrong place; the last row's end is made up, and seldom grey."""
+    uid, whole, layout = JPEG_STREAMS[name]
+    data = bytes(whole)
+    scan = data.rindex(b"\xff\xda") + 20
+    start = scan + int((len(data) - scan - gone - 20) * place)
+    with pytest.raises(CorruptPixelData, match=r"before its last pixel|behind its last pixel|a marker inside"):
+        in_process(data[:start] + data[start + gone :], uid, layout)
+
+
+def test_data_that_are_missing_in_a_scan_before_the_last_are_an_error() -> None:
+    """Progressive: each of its scans must have all of its data."""
+    original = Image.fromarray(np.stack([waves(grey(8)), waves(grey(8)).T, waves(grey(8))[::-1]], -1))
+    buffer = io.BytesIO()
+    original.save(buffer, "jpeg", progressive=True, quality=95, subsampling=0)
+    data = buffer.getvalue()
+    layout = colour(photometric="YBR_FULL")
+    assert in_process(data, JPEG, layout)[0].any()
+    second = data.index(b"\xff\xda", data.index(b"\xff\xda") + 2)
+    end = data.rindex(b"\xff\xc4", 0, second)  # a Huffman table stands between the scans
+    with pytest.raises(CorruptPixelData, match="before its last pixel"):
+        in_process(data[: end - 60].rstrip(b"\xff") + data[end:], JPEG, layout)
+
+
+@pytest.mark.parametrize("name", ["lossless, 8", "lossless, 16"])
+def test_a_lossless_jpeg_with_more_data_than_pixels_is_an_error(name: str) -> None:
+    uid, whole, layout = JPEG_STREAMS[name]
+    data = bytes(whole)
+    scan = data.rindex(b"\xff\xda") + 20
+    for more in (bytes(range(1, 5)), bytes(range(1, 200)), data[scan : scan + 100].rstrip(b"\xff")):
+        with pytest.raises(CorruptPixelData, match="behind its last pixel"):
+            in_process(data[:-2] + more + data[-2:], uid, layout)
+    for padding in (b"\0", b"\xff", b"\0\0\0\0", b"\xff\xff\xff"):
+        values, _ = in_process(data[:-2] + padding + data[-2:], uid, layout)
+        np.testing.assert_array_equal(values, in_process(data, uid, layout)[0])
+
+
+def test_a_smooth_lossless_jpeg_is_whole() -> None:
+    """Constant rows cost a bit a pixel, and the last byte of the data holds eight of them."""
+    for value in (0, 1, 128, 255):
+        for last in (0, 1, 255):
+            original = np.full((64, 64), value, np.uint8)
+            original[-1, -1] = last
+            for predictor in (1, 4, 7):
+                data = imagecodecs.jpeg8_encode(original, lossless=True, predictor=predictor)
+                np.testing.assert_array_equal(in_process(data, LOSSLESS, grey(8))[0], original)
 
 
 @pytest.mark.parametrize("lossless", [False, True])
