@@ -5,10 +5,9 @@ The server is ``saboteur.py``: the real one, real worker processes, orders in pl
 
 import functools
 import signal
-import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -132,31 +131,32 @@ def test_a_full_queue_answers_at_once_and_says_when_to_ask_again(sabotaged: Sabo
     served, uid = sabotaged.service, GATED["SOPInstanceUID"]
     cached = frame_url(HEALTHY["SOPInstanceUID"])
     assert served.ask(cached).status == 200
-    refused = threading.Event()
-    answers: dict[str, Answer] = {}
-
-    def ask(number: int) -> None:
-        url = frame_url(uid, str(number))
-        answer = answers[url] = served.ask(url, headers={"Priority": f"u={number % 8}"})
-        if answer.status == 503:
-            refused.set()
-
-    with ThreadPoolExecutor(12) as threads:
-        asked = [threads.submit(ask, number) for number in range(1, 13)]
+    with ThreadPoolExecutor(GATED["NumberOfFrames"]) as threads:
         try:
-            assert refused.wait(30)
-            while sum(one.done() for one in asked) < 6:
-                assert {answer.status for answer in answers.values()} == {503}  # none of them has waited for the queue
+            asked = fill(served, threads, 6)
             check_refusals(sabotaged, frame_url(uid, "40"))
             assert served.ask(cached).status == 200
+            assert sum(one.done() for one in asked) == len(asked) - 6
         finally:
             sabotaged.gate.touch()
-    statuses = [answer.status for answer in answers.values()]
-    assert (statuses.count(200), statuses.count(503)) == (6, 6)
-    for url, answer in answers.items():
-        if answer.status == 503:
-            check_full(answer, url, uid)
-            assert served.ask(url).status == 200  # what it says to do helps
+    statuses = [one.result().status for one in asked]
+    assert (statuses.count(200), statuses.count(503)) == (6, len(asked) - 6)
+    for number in (39, 40, *(n for n, status in enumerate(statuses, 1) if status == 503)):
+        assert served.ask(frame_url(uid, str(number))).status == 200  # to ask again helps
+
+
+def fill(served: Served, threads: ThreadPoolExecutor, places: int) -> list[Future[Answer]]:
+    """Ask for gated frames until as many wait as can, and have done so for a while: what is refused waits not."""
+    asked: list[Future[Answer]] = []
+    since = time.monotonic()
+    while time.monotonic() - since < 0.5:
+        if sum(not one.done() for one in asked) < places:
+            # Stored values go past the device, whose queue is as short and may be full once the gate is open.
+            url = frame_url(GATED["SOPInstanceUID"], str(len(asked) + 1), "stage=stored")
+            asked.append(threads.submit(served.ask, url, headers={"Priority": f"u={len(asked) % 8}"}))
+            since = time.monotonic()
+        time.sleep(0.02)
+    return asked
 
 
 def check_refusals(sabotaged: Sabotaged, url: str) -> None:
