@@ -343,9 +343,9 @@ def test_real_multi_frame_objects() -> None:
     walked = []
     for path in sorted(path for path in data.pydicom_folder().rglob("*") if path.is_file()):
         content = path.read_bytes()
-        if not any(mark in content for mark in marks):
+        if not any(mark in content for mark in marks) or b"DICM" not in content[:132]:
             continue
         assert document(content) == document_by_pydicom(content), path.name
         if was_walked(content):
             walked.append(path.name)
-    assert {"seg_sm_numbers.dcm", "liver_1frame.dcm", "liver_expb_1frame.dcm"} <= set(walked)
+    assert {"liver_1frame.dcm", "liver_expb_1frame.dcm"} <= set(walked)
