@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 SOURCES := pyproject.toml requirements.lock viewer/build_hook.py viewer/package-lock.json viewer/index.html viewer/docs.html \
 	viewer/vite.config.ts viewer/tsconfig.json $(shell find viewer/src -type f 2>/dev/null)
 
-.PHONY: help setup system test test-system gpu-test lint format demo screenshot bench lock clean
+.PHONY: help setup system test test-system gpu-test lint format demo conformance screenshot bench lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -44,6 +44,10 @@ format: setup ## let ruff format the code
 
 demo: setup ## serve sample images and a CT phantom on http://127.0.0.1:8000/ and open the browser
 	$(BIN)/gpu-render demo
+
+conformance: setup ## compare pixels with DCMTK, GDCM, pydicom and highdicom; TABLE=file.md writes the table
+	@command -v dcm2pnm >/dev/null && command -v c++ >/dev/null || ./scripts/apt-install dcmtk g++
+	$(BIN)/python -m tests.conformance $(if $(TABLE),--markdown $(TABLE))
 
 screenshot: setup test-system ## take README's picture anew, with the test that shows the demo in a browser
 	GPU_RENDER_SCREENSHOT=docs/images/viewer.png $(BIN)/pytest tests/viewer/test_demo.py
