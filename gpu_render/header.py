@@ -440,7 +440,7 @@ def _explanations(source: Dataset) -> list[str]:
 
 def _is_possible(window: Window) -> bool:
     """C.11.2.1.2.1: a LINEAR width is at least 1; C.11.2.1.3: the others are above 0."""
-    if not (math.isfinite(window.center) and math.isfinite(window.width)):
+    if not math.isfinite(255 * (abs(window.center) + abs(window.width))):  # as in view.check_window
         return False
     return window.width >= 1 if window.function is VoiFunction.LINEAR else window.width > 0
 

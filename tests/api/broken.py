@@ -631,6 +631,7 @@ def shown_with_notes() -> dict[str, Case]:
     changes: dict[str, tuple[Options, str]] = {
         "center": ({**window, "WindowCenter": canary("DS")}, "windows ignored: WindowCenter is malformed"),
         "width": ({**window, "WindowWidth": canary("DS")}, "windows ignored: WindowWidth is malformed"),
+        "too-wide": ({**window, "WindowWidth": "1e308"}, "window 1 ignored: impossible center or width"),
         "function": ({**window, "VOILUTFunction": CANARY}, "VOI LUT Function is unknown"),
         "voi-lut": ({"VOILUTSequence": [lut]}, "VOI LUT 1 ignored"),
         "spacing": ({"PixelSpacing": canary("DS")}, "PixelSpacing ignored"),
