@@ -120,7 +120,7 @@ _DECODE_LINES: dict[str, tuple[str, Tests]] = {
     )),
     "jpeg-xl": ("JPEG XL lossless (110)", _kinds("JPEG XL lossless", *_GREYS, "rgb 8", "rgb 16")),
     "jpeg-xl-recompression": ("JPEG XL JPEG Recompression (111)", (
-        *_lossy("JPEG XL recompression, 8"), f"{_DECODE}test_jpeg_xl_recompression_equals_the_jpeg_it_came_from",
+        *_lossy("JPEG XL recompression, 8"), f"{_CHAIN}test_a_jpeg_recompressed_as_jpeg_xl_is_that_jpeg",
     )),
     "jpeg-xl-lossy": ("JPEG XL (112), RGB and XYB", (
         *_lossy(*(f"JPEG XL lossy, {kind}" for kind in ("8", "16", "rgb", "XYB"))),
@@ -180,6 +180,14 @@ _POST_LINES: dict[str, tuple[str, Tests]] = {
     "byte-swap": ("Big endian samples of 8, 16 and 32 bits, also 8 bits in words of OW", (
         *_kinds("big endian", *_WIDE),
         f"{_CONTAINERS}test_odd_sizes_and_frames_of_odd_length[.2]",
+    )),
+    "byte-order": ("LUTs, padding and floating point pixels of implicit and big endian files", _looks(
+        *(
+            f"{what}, {name}"
+            for name in ("implicit", "big endian")
+            for what in ("LUTs", "padding range", "Float Pixel Data", "Double Float Pixel Data")
+        ),
+        "8 bit samples of OB, big endian",
     )),
     "one-bit": ("1-bit pixels, frames that begin inside a byte, columns that fill no byte", (
         f"{_CONTAINERS}test_1_bit_frames_in_every_syntax_that_has_them",

@@ -41,7 +41,7 @@ ENHANCED_CT, ENHANCED_MR, ENHANCED_PET, PARAMETRIC_MAP, PET = (
     f"1.2.840.10008.5.1.4.1.1.{suffix}" for suffix in ("2.1", "4.1", "130", "30", "128")
 )
 J2K, J2K_LOSSY, JPEG_LS, JPEG_LOSSLESS = (f"1.2.840.10008.1.2.4.{n}" for n in (90, 91, 80, 70))
-HTJ2K, HTJ2K_LOSSY, JPEG_XL = (f"1.2.840.10008.1.2.4.{n}" for n in (201, 203, 112))
+HTJ2K, HTJ2K_LOSSY, JPEG_XL_JPEG, JPEG_XL = (f"1.2.840.10008.1.2.4.{n}" for n in (201, 203, 111, 112))
 RGB = {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "PlanarConfiguration": 0}
 BITS_8 = {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7}
 FLOAT: dict[str, Any] = {"BitsStored": ..., "HighBit": ..., "PixelRepresentation": ...}
@@ -706,6 +706,48 @@ def voi_cases() -> dict[str, Case]:
     return found
 
 
+def syntax_cases() -> dict[str, Case]:
+    """LUTs, padding and floats where bytes lie the other way round, and where no VR says how to read them."""
+    entries, voi = [900 + 13 * i for i in range(100)], [(i * i) % 4096 for i in range(300)]
+    m = table(entries, -50, SIGNED)
+    kept = SIGNED > -100
+    found = {}
+    for name, syntax, order in (("implicit", data.IMPLICIT_LE, "<"), ("big endian", data.EXPLICIT_BE, ">")):
+
+        def item(first: int, values: list[int], bits: int, order: str = order) -> dict[str, Any]:
+            descriptor = struct.pack(f"{order}3H", len(values), first & 0xFFFF, bits)
+            return {
+                "LUTDescriptor": Raw("US", descriptor),
+                "LUTData": Raw("OW", np.array(values, f"{order}u2").tobytes()),
+            }
+
+        luts = {"ModalityLUTSequence": [item(-50, entries, 16)], "VOILUTSequence": [item(1000, voi, 12)]}
+        looks = look(m, "modality"), look(bytes_of(table(voi, 1000, m), 12))
+        padding = {
+            "PixelPaddingValue": Raw("SS", struct.pack(f"{order}h", -128)),
+            "PixelPaddingRangeLimit": Raw("SS", struct.pack(f"{order}h", -100)),
+        }
+        cases = {
+            "LUTs": shown(SIGNED, *looks, **luts),
+            "padding range": shown(SIGNED, look(np.where(kept, whole_range(SIGNED, kept), 0)), **padding),
+        }
+        for what, case in cases.items():
+            case.syntax, case.pixels = syntax, SIGNED.astype(f"{order}i2").tobytes()
+            found[f"{what}, {name}"] = case
+        for kind, single in (("f4", "Float"), ("f8", "Double Float")):
+            values = np.linspace(-3, 8, 63).reshape(7, 9).astype(kind)
+            case = floats(
+                values, look(values, "stored"), look(linear_exact(values, 2, 7.5), window="2,7.5,linear-exact")
+            )
+            case.syntax, case.pixels = syntax, values.astype(order + kind).tobytes()
+            found[f"{single} Pixel Data, {name}"] = case
+    bytes_only = np.arange(45, dtype=np.uint8).reshape(3, 3, 5)
+    case = shown(bytes_only, *(look(bytes_only[n], "stored", n + 1) for n in range(3)))
+    case.syntax, case.options = data.EXPLICIT_BE, {"vr": "OB"}
+    found["8 bit samples of OB, big endian"] = case
+    return found
+
+
 # --- stage 6 and 8: presentation, output ------------------------------------------------------------------------
 
 
@@ -813,6 +855,7 @@ CASES: dict[str, Case] = {
     **enhanced_cases(),
     **padding_cases(),
     **voi_cases(),
+    **syntax_cases(),
     **presentation_cases(),
     **geometry_cases(),
 }
@@ -832,6 +875,10 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Answers]:
     for (photometric, marker), uid in JPEGS.items():
         tags = {**RGB, **BITS_8, "PhotometricInterpretation": photometric}
         encoded(jpeg_of(photometric, marker), data.JPEG_BASELINE, 32, 48, **tags).write(root / f"{uid}.dcm", uid)
+        if marker == "Adobe 0":  # libjxl takes subsampled RGB for no JPEG
+            continue
+        recompressed = bytes(imagecodecs.jpegxl_encode_jpeg(jpeg_of(photometric, marker), usecontainer=True))
+        encoded(recompressed, JPEG_XL_JPEG, 32, 48, **tags).write(root / f"{uid}.9.dcm", f"{uid}.9")
     with serve(root, workers=2) as running:
         assert running.state["unreadable"] == []
         yield running
@@ -871,6 +918,15 @@ def test_the_dataset_decides_what_jpeg_components_mean(photometric: str, marker:
     assert near[0] <= 3
     assert near.max() <= 8  # chroma of two or four pixels was averaged
     np.testing.assert_array_equal(service.array(uid), JPEG_COLOURS[photometric](stored))
+
+
+@pytest.mark.parametrize("marker", ["none", "JFIF", "Adobe 1"])
+@pytest.mark.parametrize("photometric", JPEG_COLOURS)
+def test_a_jpeg_recompressed_as_jpeg_xl_is_that_jpeg(photometric: str, marker: str, service: Answers) -> None:
+    uid = JPEGS[photometric, marker]
+    for stage in ("stored", "display"):
+        np.testing.assert_array_equal(service.array(f"{uid}.9", 1, stage), service.array(uid, 1, stage))
+    assert service.get(f"{uid}.9").headers["x-decode-backend"] == "jpeg-xl-recompression"
 
 
 def test_a_point_transform_of_lossless_jpeg_is_undone(tmp_path: Path) -> None:
