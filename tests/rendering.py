@@ -468,6 +468,10 @@ _SILENT_LINES: dict[str, tuple[str, Tests]] = {
         f"{_CONTAINERS}test_a_frame_that_lost_bytes_is_an_error_and_shows_no_other",
         f"{_WORKERS}test_results_of_changing_size_never_show_an_earlier_one",
     )),
+    "own-pixels": ("Requests that are answered together each get their own pixels", (
+        f"{_CONTAINERS}test_many_requests_at_once_each_get_their_own_frame",
+        "tests/kernels/test_equality.py::test_all_edges_as_one_batch",
+    )),
 }  # fmt: skip
 
 _REFERENCE_LINES: dict[str, tuple[str, Tests]] = {

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -851,6 +852,21 @@ def test_an_answer_keeps_its_pixels_while_others_are_rendered(tmp_path: Path) ->
         for frame, answer in answers:
             want = linear(2.0 * what.frames[frame - 1] - 1024, 300, 1500)
             assert answer.content == want.tobytes()
+
+
+def test_many_requests_at_once_each_get_their_own_frame(many: Answers) -> None:
+    """Requests of one moment are decoded side by side and rendered in one batch: none gets another's pixels."""
+
+    def ask(job: tuple[int, int]) -> None:
+        number, center = job
+        uid = f"1.2.10.{1 + number % len(MANY_CONTAINERS)}"
+        want = linear(2.0 * counted(number) - 1024, center, 1500)
+        np.testing.assert_array_equal(many.array(uid, number, window=f"{center},1500"), want)
+
+    jobs = [(number, center) for center in (300, 2000) for number in range(1, MANY + 1, 2)]
+    random.Random(6).shuffle(jobs)
+    with ThreadPoolExecutor(16) as threads:
+        assert len(list(threads.map(ask, jobs))) == len(jobs)
 
 
 # --- what cannot be decoded -----------------------------------------------------------------------------------
