@@ -319,6 +319,9 @@ def read_presentation(ds: Dataset, layout: PixelLayout, frame_index: int = 0) ->
     notes: list[str] = []
     grey = layout.photometric_interpretation in GREY
     coloured = grey and _has_supplemental_palette(ds, layout, frame_index)
+    if layout.bits_allocated > 16 and not layout.is_float and not _is_little_endian(ds):
+        # DCMTK and GDCM swap the bytes of OW in words of 16 bits, pydicom (and this service) those of a sample.
+        notes.append("big endian samples of 32 bits: taken as such, though some writers swap their halves")
     modality = _read_modality(ds, layout, frame_index, notes) if grey else None
     return Presentation(
         modality=modality,

@@ -168,6 +168,15 @@ def test_32_bit_samples_are_exact(kind: str, tmp_path: Path, show: Show) -> None
         np.testing.assert_array_equal(show(file, window=window).pixels, grey(values, 2**24 + 2, 4, "SIGMOID"))
 
 
+def test_big_endian_samples_of_32_bits_are_said_to_be_doubtful(tmp_path: Path, pool: WorkerPool, show: Show) -> None:
+    values = np.array([[1249000, 1250000]], ">u4")
+    tags = {"BitsAllocated": 32, "BitsStored": 32, "HighBit": 31}
+    file = data.write(tmp_path / "a.dcm", data.image(1, 2, **tags), values.tobytes(), data.EXPLICIT_BE)
+    np.testing.assert_array_equal(show(file, "stored").pixels, values)
+    with contextlib.closing(FileArchive(file, pool)) as archive:
+        assert "swap their halves" in archive.describe(archive.ref(1)).presentation.notes[0]
+
+
 def test_files_without_a_preamble_or_meta_information(tmp_path: Path, show: Show) -> None:
     for name, options in (("a", {"preamble": False}), ("b", {"preamble": False, "meta": False})):
         file = data.write(tmp_path / name, data.image(8, 8), RAMP.tobytes(), **options)
