@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 SOURCES := pyproject.toml requirements.lock viewer/build_hook.py viewer/package-lock.json viewer/index.html viewer/docs.html \
 	viewer/vite.config.ts viewer/tsconfig.json $(shell find viewer/src -type f 2>/dev/null)
 
-.PHONY: help setup system test test-system gpu-test lint format demo conformance screenshot bench lock clean
+.PHONY: help setup system test test-system gpu-test lint format demo conformance screenshot bench bench-huge lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -54,6 +54,9 @@ screenshot: setup test-system ## take README's picture anew, with the test that 
 
 bench: setup ## time to a slice, per transfer syntax; takes a few minutes
 	$(BIN)/python -m benchmarks.slice
+
+bench-huge: setup ## objects of 200,000 frames: time and memory to index them, time to a frame; takes several minutes
+	$(BIN)/python -m benchmarks.huge
 
 lock: setup ## write the three lock files anew
 	$(BIN)/pip install --quiet uv

@@ -89,6 +89,7 @@ class Server:
 
     port: int
     startup_s: float
+    pid: int
 
 
 def free_port() -> int:
@@ -113,7 +114,7 @@ def serving(command: Sequence[str], ready: str, timeout_s: float = 120.0) -> Ite
                     log.seek(0)
                     raise BenchmarkError("the server did not start:\n" + "".join(log.readlines()[-20:]))
                 time.sleep(0.05)
-            yield Server(port, time.perf_counter() - start)
+            yield Server(port, time.perf_counter() - start, process.pid)
         finally:
             _stop(process)
 

@@ -41,6 +41,30 @@ class Case(_Record):
     times_ruler: float = Field(description="median over the median of the ruler in the same run")
 
 
+class Read(_Record):
+    """What fetching one frame read: from the object's file, and in all, the index included."""
+
+    frame_number: int = Field(ge=1)
+    file_reads: int
+    file_bytes: int
+    all_reads: int
+    all_bytes: int
+
+
+class Object(_Record):
+    """One object of many frames, and what it took to index it."""
+
+    name: str
+    transfer_syntax_uid: str
+    frames: int
+    file_bytes: int
+    index: Summary = Field(description="from a file to an index that answers, worker started anew each time")
+    service_peak_bytes: int = Field(description="most memory resident in the process that indexes")
+    worker_peak_bytes: int = Field(description="most memory resident in the worker that parses")
+    manifest_ms: float = Field(description="median time to the series' manifest over HTTP")
+    reads: tuple[Read, ...]
+
+
 class Gpu(_Record):
     name: str
     memory_bytes: int
@@ -82,6 +106,7 @@ class Run(_Record):
     ruler_ms: float = Field(description="median of an application that only copies 512 KiB and answers them")
     notes: tuple[str, ...]
     cases: tuple[Case, ...]
+    objects: tuple[Object, ...] = Field(default=(), description="objects of very many frames, where they are measured")
 
 
 def summarize(durations_ms: Sequence[float]) -> Summary:

@@ -58,9 +58,9 @@ COLUMNS = (
 _TEXT_COLUMNS = 3
 
 
-def rich_table(run: Run) -> Table:
+def rich_table(run: Run, title: str = "time to one 512x512 slice over HTTP") -> Table:
     """For the terminal."""
-    table = Table(title="time to one 512x512 slice over HTTP", caption=heading(run), header_style="bold")
+    table = Table(title=title, caption=heading(run), header_style="bold")
     for i, name in enumerate(COLUMNS):
         table.add_column(name, justify="left" if i < _TEXT_COLUMNS else "right", no_wrap=True)
     for before, row, case in zip([None, *run.cases], rows(run), run.cases, strict=False):
@@ -74,6 +74,57 @@ def _colour(run: Run, case: Case) -> str:
     if case.client.p99_ms > run.alarm_s * 1000:
         return "red"
     return "yellow" if case.client.p99_ms > run.target_s * 1000 else ""
+
+
+OBJECT_COLUMNS = (
+    "object",
+    "file MB",
+    "index s",
+    "slowest s",
+    "worker MiB",
+    "service MiB",
+    "reads a frame",
+    "manifest s",
+)
+
+
+def object_rows(run: Run) -> list[tuple[str, ...]]:
+    """A row an object, in the order of OBJECT_COLUMNS. Reads are those from the object's file."""
+    return [
+        (
+            one.name,
+            f"{one.file_bytes / 1e6:,.0f}",
+            f"{one.index.median_ms / 1000:.2f}",
+            f"{one.index.max_ms / 1000:.2f}",
+            f"{one.worker_peak_bytes / 2**20:.0f}",
+            f"{one.service_peak_bytes / 2**20:.0f}",
+            " ".join(sorted({str(read.file_reads) for read in one.reads})),
+            f"{one.manifest_ms / 1000:.2f}",
+        )
+        for one in run.objects
+    ]
+
+
+def object_table(run: Run) -> Table:
+    """What it took to index each object, for the terminal."""
+    table = Table(title="objects of very many frames", caption=heading(run), header_style="bold")
+    for index, name in enumerate(OBJECT_COLUMNS):
+        table.add_column(name, justify="right" if index else "left")
+    for one, row in zip(run.objects, object_rows(run), strict=True):
+        table.add_row(*row, style="red" if one.index.median_ms > run.alarm_s * 1000 else "")
+    return table
+
+
+def object_markdown(run: Run) -> str:
+    """The same for docs/benchmarks.md, with the time to a frame."""
+    frames = {(case.group, case.request, case.state): case for case in run.cases if case.group != "ruler"}
+    requests = list(dict.fromkeys((request, state) for _, request, state in frames))
+    names = (*OBJECT_COLUMNS, *(f"{request}, {state} ms" for request, state in requests))
+    lines = [names, ("---", *["--:"] * (len(names) - 1))]
+    for row in object_rows(run):
+        cells = (frames.get((row[0], *request)) for request in requests)
+        lines.append((*row, *(_milliseconds(case.client.median_ms) if case else "" for case in cells)))
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n{heading(run)}.\n"
 
 
 def markdown(run: Run) -> str:
@@ -121,4 +172,5 @@ def plot(run: Run, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(markdown(read(Path(sys.argv[1]))))
+    run = read(Path(sys.argv[1]))
+    sys.stdout.write(object_markdown(run) if run.objects else markdown(run))
