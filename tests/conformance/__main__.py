@@ -11,9 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from tests.conformance.compare import Row
 from tests.conformance.ours import other_backends
-from tests.conformance.run import run
+from tests.conformance.run import Run, run
 from tests.conformance.samples import corpus_samples
 from tests.conformance.table import markdown, rich_table, totals, totals_rows
 
@@ -30,7 +29,7 @@ def backends() -> str:
     return "; ".join(["NumPy", *(f"{backend.name} ({backend.description})" for backend in other_backends())])
 
 
-def compare_everything(console: Console, only: str) -> list[Row]:
+def compare_everything(console: Console, only: str) -> Run:
     """The run, with a bar."""
     columns = TextColumn("comparing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, transient=True) as bar:
@@ -52,15 +51,15 @@ def main() -> int:
         console.print(
             "the folder of real DICOM files is absent (GPU_RENDER_CORPUS): only pydicom's samples are compared"
         )
-    rows = compare_everything(console, options.only)
-    console.print(rich_table(rows))
-    counted = totals(rows)
+    result = compare_everything(console, options.only)
+    console.print(rich_table(result.rows))
+    counted = totals(result)
     summary = Table(show_header=False)
     for name, text in totals_rows(counted):
         summary.add_row(name, text)
     console.print(summary)
     if options.markdown:
-        options.markdown.write_text(markdown(rows, versions(), backends()))
+        options.markdown.write_text(markdown(result, versions(), backends()))
     return 1 if counted.unexplained else 0
 
 

@@ -4,7 +4,7 @@ import contextlib
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gpu_render.workers import WorkerPool
@@ -17,19 +17,27 @@ from tests.conformance.samples import Sample, corpus_samples, wheel_samples
 Progress = Callable[[int, int], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A row for each sample, and how often each reader's process died."""
+
+    rows: list[Row]
+    deaths: Mapping[str, int]
+
+
 def all_samples(folder: Path) -> list[Sample]:
     """Corpus, wheel, and derivatives written into ``folder``."""
     return [*corpus_samples(), *wheel_samples(), *derived_samples(folder)]
 
 
-def run(progress: Progress, only: str = "") -> list[Row]:
-    """A row for each sample whose name contains ``only``."""
+def run(progress: Progress, only: str = "") -> Run:
+    """Compare every sample whose name contains ``only``."""
     with tempfile.TemporaryDirectory() as folder:
         samples = [sample for sample in all_samples(Path(folder)) if only in sample.name]
         return _compare_all(samples, progress)
 
 
-def _compare_all(samples: Sequence[Sample], progress: Progress) -> list[Row]:
+def _compare_all(samples: Sequence[Sample], progress: Progress) -> Run:
     rows = []
     with contextlib.ExitStack() as stack:
         pool = stack.enter_context(WorkerPool(1))
@@ -45,7 +53,7 @@ def _compare_all(samples: Sequence[Sample], progress: Progress) -> list[Row]:
                 answers |= {f"{name} of twin": _without(answer, answers) for name, answer in twins.items()}
             rows.append(compare(sample, ours, answers))
         progress(len(samples), len(samples))
-    return rows
+        return Run(rows, {name: reader.deaths for name, reader in readers.items()})
 
 
 def _ask_all(readers: Mapping[str, Isolated], ask: Ask, threads: ThreadPoolExecutor) -> dict[str, Answer]:

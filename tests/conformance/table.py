@@ -10,6 +10,7 @@ from rich.table import Table
 
 from gpu_render.decode import DECODERS
 from tests.conformance.compare import Comparison, Row, Verdict
+from tests.conformance.run import Run
 
 STAGES = ("stored", "modality", "display")
 HEADINGS = ("file", "transfer syntax", "feature", *STAGES)
@@ -29,10 +30,12 @@ class Totals:
     unlike: int
     unexplained: int
     unchecked: tuple[str, ...]
+    deaths: str
 
 
-def totals(rows: Sequence[Row]) -> Totals:
+def totals(run: Run) -> Totals:
     """Count everything."""
+    rows = run.rows
     all_comparisons = [comparison for row in rows for comparison in row.comparisons]
     return Totals(
         files=len(rows),
@@ -44,6 +47,7 @@ def totals(rows: Sequence[Row]) -> Totals:
         unlike=sum(row.unlike for row in rows),
         unexplained=sum(row.unexplained for row in rows),
         unchecked=tuple(f"{row.sample.name} ({stage})" for row in rows for stage in _unchecked(row)),
+        deaths=", ".join(f"{name} {count}" for name, count in run.deaths.items() if count) or "none",
     )
 
 
@@ -133,6 +137,7 @@ def totals_rows(counted: Totals) -> list[tuple[str, str]]:
         lines.append((f"{stage}, file by reader", text))
     lines.append(("renderings on every backend", f"{counted.renderings:,}, of which {counted.unlike} differ by a byte"))
     lines.append(("without a reader", ", ".join(counted.unchecked) or "none"))
+    lines.append(("readers that died on a file", counted.deaths))
     lines.append(("unexplained differences", str(counted.unexplained)))
     return lines
 
@@ -144,8 +149,9 @@ def markdown_totals(counted: Totals) -> str:
     )
 
 
-def markdown(rows: Sequence[Row], versions: str, backends: str) -> str:
+def markdown(run: Run, versions: str, backends: str) -> str:
     """The whole page ``docs/conformance.md``."""
+    rows = run.rows
     footnotes = reasons(rows)
     lines = [f"| {' | '.join(HEADINGS)} |", f"|{' --- |' * len(HEADINGS)}"]
     lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells(row, footnotes)) + " |" for row in rows]
@@ -155,7 +161,7 @@ def markdown(rows: Sequence[Row], versions: str, backends: str) -> str:
 Written by `make conformance TABLE=docs/conformance.md`; what it means is in [correctness.md](correctness.md). Readers:
 {versions}. Backends: {backends}.
 
-{markdown_totals(totals(rows))}
+{markdown_totals(totals(run))}
 ## Where a reader is not followed
 
 {chr(10).join(notes)}
