@@ -309,23 +309,23 @@ class FrameGroups(Sequence):
                 return at
             if tag != _ITEM:
                 raise _IrregularError
-            if length == UNDEFINED_LENGTH:
-                at = self._behind_item(data, at, implicit, values, depth)
-            else:
-                values.append((at, at + length))
-                at += length
+            end = None if length == UNDEFINED_LENGTH else at + length
+            at = self._behind_item(data, at, end, implicit, values, depth)
 
-    def _behind_item(self, data: bytes, at: int, implicit: bool, values: Values, depth: int) -> int:
-        """Where an item of undefined length ends whose elements begin at ``at``."""
+    def _behind_item(self, data: bytes, at: int, end: int | None, implicit: bool, values: Values, depth: int) -> int:
+        """Where an item ends whose elements begin at ``at``; ``end`` is None where its length is undefined."""
         # What was UN once may be implicit inside (PS3.5 6.2.2): then no letters stand where a VR would.
         implicit = implicit or not data[at + 4 : at + 6].isalpha()
-        while True:
+        while at != end:
             tag, vr, value, length = self._header(data, at, implicit)
-            if tag == _ITEM_END:
+            if tag == _ITEM_END and end is None:
                 return at + 8
             if tag >= _ITEM:
                 raise _IrregularError
             at = self._behind(data, tag, vr, value, length, implicit, values, depth + 1)
+            if end is not None and at > end:
+                raise _IrregularError
+        return at
 
 
 def _nests(tag: int) -> bool:
