@@ -45,7 +45,8 @@ class JpegScan:
 @dataclass(frozen=True, slots=True)
 class JpegHeader:
     """A JPEG or JPEG-LS frame header. ``start_of_frame`` is the marker's low byte: 0xC0 baseline ... 0xF7 JPEG-LS.
-    ``data_ends``: offsets [byte] behind each stretch of entropy-coded data (none for JPEG-LS)."""
+    ``data_start``, ``data_ends``: offsets [byte] of the first stretch of entropy-coded data, and behind each (none for
+    JPEG-LS). ``any_bits``: almost any bits are codes of the Huffman tables before the first scan."""
 
     start_of_frame: int
     precision: int
@@ -56,7 +57,9 @@ class JpegHeader:
     jfif: bool
     first_scan: JpegScan
     mapping_table: bool
+    data_start: int = 0
     data_ends: tuple[int, ...] = ()
+    any_bits: bool = False
 
     @property
     def subsampled(self) -> bool:
@@ -116,7 +119,7 @@ def parse_jpeg(data: bytes) -> JpegHeader:
     if reader.take(">H") != (0xFFD8,):
         raise CorruptPixelData("the codestream does not begin with a JPEG start of image")
     frame: tuple[int, int, int, int, tuple[JpegComponent, ...]] | None = None
-    adobe, jfif, mapping, interval = None, False, False, 0
+    adobe, jfif, mapping, interval, any_bits = None, False, False, 0, True
     while (marker := _next_marker(reader)) != 0xDA:
         if marker in (0xD8, 0xD9):
             raise CorruptPixelData("the JPEG codestream has no scan")
@@ -127,6 +130,7 @@ def parse_jpeg(data: bytes) -> JpegHeader:
             frame = (marker, *_frame_header(segment))
         content = data[segment.position : segment.end]
         interval = _restart_interval(marker, segment, interval)
+        any_bits = any_bits and (marker != 0xC4 or _any_bits(content))
         jfif = jfif or (marker == 0xE0 and content.startswith(b"JFIF\0"))
         mapping = mapping or (marker == 0xF8 and content[:1] in (b"\x02", b"\x03"))
         if marker == 0xEE and content.startswith(b"Adobe") and len(content) >= 12:
@@ -134,11 +138,11 @@ def parse_jpeg(data: bytes) -> JpegHeader:
     if frame is None:
         raise CorruptPixelData("the JPEG codestream has no frame header before its first scan")
     scan = _scan_header(reader)
-    header = JpegHeader(*frame, adobe, jfif, scan, mapping)
+    header = JpegHeader(*frame, adobe, jfif, scan, mapping, reader.position)
     if data.rfind(_END_OF_IMAGE, reader.position) < 0:
         raise CorruptPixelData("the JPEG codestream is truncated: it has no end of image")
     if header.start_of_frame != _SOF_JPEG_LS:  # whose markers differ, and whose decoder looks by itself
-        return replace(header, data_ends=_walk_scans(reader, header, interval))
+        return replace(header, data_ends=_walk_scans(reader, header, interval), any_bits=any_bits)
     return header
 
 
@@ -178,6 +182,17 @@ def _scan_header(reader: _Reader) -> JpegScan:
 
 def _restart_interval(marker: int, segment: _Reader, interval: int) -> int:
     return _Reader(segment.data, segment.position, segment.end).take(">H")[0] if marker == 0xDD else interval
+
+
+def _any_bits(tables: bytes) -> bool:
+    """Whether the codes of all Huffman tables in a DHT segment (B.2.4.2) fill 15/16 of the code space or more."""
+    position = 0
+    while position + 17 <= len(tables):
+        counts = tables[position + 1 : position + 17]
+        if sum(count << (16 - length) for length, count in enumerate(counts, 1)) < 0xF000:
+            return False
+        position += 17 + sum(counts)
+    return True
 
 
 def _walk_scans(reader: _Reader, header: JpegHeader, interval: int) -> tuple[int, ...]:

@@ -401,6 +401,31 @@ def test_bytes_that_are_missing_inside_a_lossless_jpeg_are_an_error(name: str, g
         in_process(data[:start] + data[start + gone :], uid, layout)
 
 
+@pytest.mark.parametrize("name", ["baseline", "baseline, colour", "extended, 12"])
+def test_a_lossy_jpeg_with_more_data_than_blocks_is_an_error(name: str) -> None:
+    """As where a run of zeros from a bad sector stands in place of data: fewer bits make a block there."""
+    uid, whole, layout = JPEG_STREAMS[name]
+    data = bytes(whole)
+    scan = data.rindex(b"\xff\xda") + 20
+    for more in (bytes(range(1, 40)), bytes(range(1, 200)), data[scan : scan + 100].rstrip(b"\xff")):
+        with pytest.raises(CorruptPixelData, match="behind its last pixel"):
+            in_process(data[:-2] + more + data[-2:], uid, layout)
+    for padding in (b"\0", b"\xff", b"\0\0\0\0", b"\xff\xff\xff"):
+        values, _ = in_process(data[:-2] + padding + data[-2:], uid, layout)
+        np.testing.assert_array_equal(values, in_process(data, uid, layout)[0])
+
+
+@pytest.mark.parametrize("level", [10, 75, 100])
+@pytest.mark.parametrize("subsampling", ["444", "420"])
+def test_a_jpeg_that_ends_in_black_or_white_is_whole(level: int, subsampling: str) -> None:
+    for value in (0, 3, 128, 252, 255):
+        for size in (1, 8, 9, 64):
+            flat = np.full((size, size, 3), value, np.uint8)
+            flat[0, 0] = 77
+            data = bytes(imagecodecs.jpeg8_encode(flat, level=level, subsampling=subsampling))
+            assert in_process(data, JPEG, colour(side=size, photometric="YBR_FULL"))[0].any() or not value
+
+
 def test_data_that_are_missing_in_a_scan_before_the_last_are_an_error() -> None:
     """Progressive: each of its scans must have all of its data."""
     original = Image.fromarray(np.stack([waves(grey(8)), waves(grey(8)).T, waves(grey(8))[::-1]], -1))
@@ -429,11 +454,11 @@ def test_a_lossless_jpeg_with_more_data_than_pixels_is_an_error(name: str) -> No
 
 
 def test_a_smooth_lossless_jpeg_is_whole() -> None:
-    """Constant rows cost a bit a pixel, and the last byte of the data holds eight of them."""
+    """Constant rows cost a bit a pixel, the last byte holds eight of them, and all data may look like padding."""
     for value in (0, 1, 128, 255):
         for last in (0, 1, 255):
             original = np.full((64, 64), value, np.uint8)
-            original[-1, -1] = last
+            original[-1, -1] = last or value
             for predictor in (1, 4, 7):
                 data = imagecodecs.jpeg8_encode(original, lossless=True, predictor=predictor)
                 np.testing.assert_array_equal(in_process(data, LOSSLESS, grey(8))[0], original)
