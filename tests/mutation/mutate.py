@@ -4,11 +4,15 @@ A mutant keeps its base's transfer syntax, Study and Series Instance UID unless 
 Instance UID of its own, of the same length as the base's.
 """
 
+import functools
+import io
 import itertools
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from random import Random
+
+from PIL import Image
 
 from gpu_render.decode import DECODERS
 from tests import data as files
@@ -37,7 +41,7 @@ class Kind:
     name: str
     mutate: Mutation
     applies: Callable[[Base], bool] = lambda _base: True
-    share: int = 1
+    share: float = 1
 
 
 def mutants(count: int, seed: int = 1) -> Iterator[Mutant]:
@@ -488,6 +492,26 @@ def damage_codestream(rng: Random, base: Base) -> bytes:
     return bytes(data)
 
 
+@functools.cache
+def _scan_bomb(scans: int) -> bytes:
+    """A progressive JPEG of 4096 x 4096 pixels that comes back to them so many times: each scan a few bytes, and some
+    milliseconds of libjpeg's time."""
+    buffer = io.BytesIO()
+    Image.new("L", (4096, 4096), 90).save(buffer, "jpeg", progressive=True)
+    data = buffer.getvalue()
+    last = data.rindex(b"\xff\xc4", 0, data.rindex(b"\xff\xda"))
+    scan = data[last:-2]
+    return data[:-2] + scan * scans + data[-2:]
+
+
+def codec_bomb(rng: Random, base: Base) -> bytes:
+    """A small file that would keep its codec busy for ten seconds."""
+    sizes = {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7, "SOPInstanceUID": base.sop_instance_uid}
+    codestream = _scan_bomb(1000 + rng.randrange(100))
+    value = files.encapsulate([codestream + b"\0" * (len(codestream) % 2)])
+    return files.file_bytes(files.image(4096, 4096, **sizes), value, files.JPEG_BASELINE, encapsulated=True)
+
+
 def _family(*names: str) -> Callable[[Base], bool]:
     return lambda base: base.family in names
 
@@ -543,6 +567,7 @@ KINDS: tuple[Kind, ...] = (
     Kind("functional groups broken", broken_functional_groups, lambda base: bool(base.parts.keys() & set(_GROUPS))),
     Kind("header bomb", header_bomb),
     Kind("deep nesting", deep_nesting),
+    Kind("codec bomb", codec_bomb, lambda base: base.syntax == files.JPEG_BASELINE, share=0.1),
     Kind("SOF or SIZ changed", other_codestream_size, marker_named(*JPEG_SIZES, 0xFF51), share=2),
     _segment_kind("JPEG DHT damaged", 0xFFC4),
     _segment_kind("JPEG DQT damaged", 0xFFDB),
