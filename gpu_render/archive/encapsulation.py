@@ -78,19 +78,21 @@ def frame_spans(
 
     A span reaches from the frame's first item tag to the end of its last fragment; (0, 0) stands for a frame that
     the file does not hold completely. ``start`` is the offset of the Pixel Data element's value, ``end`` that of the
-    end of the file. ``one_fragment``: the transfer syntax is RLE, where a frame is one fragment and has no marker.
-    Raises CorruptPixelData where it is not certain which bytes belong to which frame.
+    end of the file. ``one_fragment``: the transfer syntax is RLE or has frames of native samples, where a frame is one
+    fragment (PS3.5 A.4) and has no marker. Raises CorruptPixelData where it is not certain which bytes belong to which
+    frame.
     """
-    items, _ = walk_items(read, start, end)
+    items, delimited = walk_items(read, start, end)
     if not items or not items[0].whole:
         raise CorruptPixelData("encapsulated Pixel Data has no Basic Offset Table item")
     table, fragments = items[0], items[1:]
     if not fragments:
         raise CorruptPixelData("encapsulated Pixel Data has no fragments")
     offsets = tables.extended if tables and tables.extended else _basic_offsets(read, table, frames)
-    firsts = _rising(offsets, fragments, frames, table.end) if len(offsets) else None
+    firsts = _rising(offsets, fragments, frames, table.end, delimited) if len(offsets) else None
     if firsts is None:
-        firsts = _without_table(read, fragments, frames, one_fragment=one_fragment)
+        fewer = not delimited and not len(offsets)
+        firsts = _without_table(read, fragments, frames, one_fragment=one_fragment, fewer=fewer)
     return _spans(fragments, firsts, frames)
 
 
@@ -102,35 +104,41 @@ def _basic_offsets(read: ReadAt, table: Item, frames: int) -> Sequence[int]:
     return offsets
 
 
-def _rising(offsets: Sequence[int], fragments: list[Item], frames: int, base: int) -> list[int] | None:
+def _rising(offsets: Sequence[int], fragments: list[Item], frames: int, base: int, delimited: bool) -> list[int] | None:
     """Index of each frame's first fragment as the table says it; None where the table does not fit the fragments.
 
-    Raises CorruptPixelData where its offsets do not rise: readers disagree on which frame is frame 1 then.
+    Fewer than ``frames`` where the file was cut: the table's other offsets lie behind the last fragment. Raises
+    CorruptPixelData where the offsets do not rise: readers disagree on which frame is frame 1 then.
     """
     if any(later <= earlier for earlier, later in pairwise(offsets)):
         raise CorruptPixelData("the offset table of the encapsulated Pixel Data does not rise")
     index_of = {fragment.offset - base: index for index, fragment in enumerate(fragments)}
-    firsts = [index_of.get(offset) for offset in offsets]
+    held = list(offsets) if delimited else [offset for offset in offsets if offset < fragments[-1].end - base]
+    firsts = [index_of.get(offset) for offset in held]
     known = [first for first in firsts if first is not None]
-    return known if len(known) == len(firsts) == frames and known[0] == 0 else None
+    return known if len(known) == len(firsts) and len(offsets) == frames and known[:1] == [0] else None
 
 
-def _without_table(read: ReadAt, fragments: list[Item], frames: int, *, one_fragment: bool) -> list[int]:
-    """Index of each frame's first fragment where no table helps. Fewer than ``frames`` where the file ends early."""
+def _without_table(read: ReadAt, fragments: list[Item], frames: int, *, one_fragment: bool, fewer: bool) -> list[int]:
+    """Index of each frame's first fragment where no table helps. Where the file may hold ``fewer`` frames than it
+    declares because it was cut, those that are there; else something was left out, and nobody knows which frame."""
     if frames == 1:
         return [0]
     while len(fragments) > frames and fragments[-1].length == 0:
         fragments = fragments[:-1]
-    if len(fragments) == frames:
-        return list(range(frames))
+    if one_fragment and (len(fragments) == frames or (fewer and len(fragments) < frames)):
+        return list(range(len(fragments)))
     starts = [
         index
         for index, fragment in enumerate(fragments)
         if read(fragment.offset + _HEADER_BYTES, min(8, fragment.length)).startswith(_STARTS)
     ]
-    if len(fragments) < frames and (one_fragment or len(starts) == len(fragments)):
+    # Where only some fragments begin a codestream, the others are pieces of it and no frames.
+    if len(fragments) == frames and len(starts) in (0, frames):
+        return list(range(frames))
+    if len(fragments) < frames and fewer and len(starts) == len(fragments):
         return list(range(len(fragments)))
-    if len(starts) == frames and starts[0] == 0:
+    if len(fragments) > frames and not one_fragment and len(starts) == frames and starts[0] == 0:
         return starts
     raise CorruptPixelData(f"{len(fragments)} fragments cannot be divided among {frames} frames")
 

@@ -511,7 +511,8 @@ def _encapsulated_spans(descriptor: int, file: _File, pixels: PixelElement, fram
     if uid in JPEG_2000_PART_2 and len(walk_items(read, pixels.offset, end)[0]) <= frames:
         # PS3.5 8.2.4: one codestream may hold several frames as its components.
         raise UnsupportedTransferSyntax(f"transfer syntax {uid} needs a decoder of JPEG 2000 Part 2 extensions")
-    spans = frame_spans(_buffered(read), pixels.offset, end, frames, _tables(file.ds), one_fragment=uid == RLE)
+    one_fragment = uid in (RLE, *NATIVE_FRAMES)
+    spans = frame_spans(_buffered(read), pixels.offset, end, frames, _tables(file.ds), one_fragment=one_fragment)
     return spans.astype("<u8").tobytes()
 
 

@@ -322,13 +322,15 @@ def broken_encapsulation() -> Iterator[Case]:
         changes={"ExtendedOffsetTable": Raw("OV", rising[::-1].tobytes())},
     )
     yield rle_case("fragments-for-no-frames", "divided among 3 frames", encapsulate([frame] * 4))
-    yield rle_case("third-frame-missing", "truncated", encapsulate(frames[:2]), frame="3")
+    yield rle_case("third-frame-missing", "truncated", encapsulate(frames[:2], delimiter=False), frame="3")
+    yield rle_case("a-frame-left-out", "divided among 3 frames", encapsulate(frames[:2]), frame="2")
     yield rle_case("third-frame-cut", "truncated", encapsulate(frames), frame="3", cut=len(frame) // 2)
     yield rle_case("no-offset-table", "not an item|no Basic Offset Table", f"{CANARY}^Item".encode() * 4)
     yield rle_case("text-between-fragments", "not an item", item(b"") + item(frame) + b"Kanarie^Text" * 9)
     yield rle_case("fragment-without-end", "not an item", item(b"") + item(frame, UNDEFINED))
     yield rle_case("fragment-beyond-the-file", "truncated", item(b"") + item(frame, 1 << 30))
-    yield rle_case("a-hundred-frames-for-one", "declared frames", encapsulate([frame]), changes={"NumberOfFrames": 101})
+    few = encapsulate([frame], delimiter=False)
+    yield rle_case("a-hundred-frames-for-one", "declared frames", few, changes={"NumberOfFrames": 101})
     native: Options = {"pixels": FRAME, "syntax": J2K}
     yield case(CORRUPT, "native-in-j2k", "native but Transfer Syntax", grey(), **native)
     yield case(CORRUPT, "encapsulated-in-native", "encapsulated but", grey(), fragments=[frame])

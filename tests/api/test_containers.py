@@ -757,7 +757,7 @@ def broken_files() -> dict[str, tuple[Form, bytes, dict[str, Any]]]:
         "1.2.11.1": (ls, data.encapsulate(ls.streams, [rising[0], rising[2], rising[1]]), {}),
         "1.2.11.2": (ls, data.encapsulate(ls.streams), {"ExtendedOffsetTable": data.Raw("OV", falling)}),
         "1.2.11.3": (ls, data.encapsulate(ls.streams, [rising[0], rising[1], rising[1]]), {}),
-        "1.2.11.4": (ls, data.encapsulate(ls.streams[:2]), {}),
+        "1.2.11.4": (ls, data.encapsulate(ls.streams[:2], delimiter=False), {}),
         "1.2.11.5": (ls, data.encapsulate([ls.streams[0], short[1], ls.streams[2]]), {}),
         "1.2.11.6": (runs, data.encapsulate([runs.streams[0], runs.streams[1][:-40], runs.streams[2]]), {}),
         "1.2.11.7": (plain, data.encapsulate([plain.streams[0], plain.streams[1][:-2], plain.streams[2]]), {}),

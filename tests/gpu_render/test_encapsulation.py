@@ -21,9 +21,9 @@ def reader(value: bytes) -> ReadAt:
 
 
 def frames_of(
-    value: bytes, frames: int, tables: OffsetTables | None = None, *, rle: bool = False
+    value: bytes, frames: int, tables: OffsetTables | None = None, *, one_fragment: bool = False
 ) -> list[bytes | None]:
-    spans = frame_spans(reader(value), 0, len(value), frames, tables, one_fragment=rle)
+    spans = frame_spans(reader(value), 0, len(value), frames, tables, one_fragment=one_fragment)
     assert spans.shape == (frames, 2)
     cut = [value[int(offset) : int(offset) + int(length)] for offset, length in spans]
     return [bytes(join_fragments(span)) if span else None for span in cut]
@@ -119,12 +119,37 @@ def test_a_cut_fragment_costs_its_frame_only() -> None:
 def test_frames_that_never_came_cost_no_others() -> None:
     value = encapsulate([JPEG, JPEG], delimiter=False)
     assert frames_of(value, 4) == [JPEG, JPEG, None, None]
-    assert frames_of(encapsulate([b"aa"]), 2, rle=True) == [b"aa", None]
+    assert frames_of(encapsulate([b"aa"], delimiter=False), 2, one_fragment=True) == [b"aa", None]
+    assert frames_of(encapsulate([JPEG, JPEG], [0, 12, 24], delimiter=False), 3) == [JPEG, JPEG, None]
+
+
+@pytest.mark.parametrize("offsets", [[], [0, 20, 40], [0, 12, 24]])
+@pytest.mark.parametrize("one_fragment", [False, True])
+def test_a_whole_file_with_fewer_fragments_than_frames_is_refused(offsets: list[int], one_fragment: bool) -> None:
+    """Two frames in one fragment, or a frame left out in the middle: what follows would be shown as another frame."""
+    with pytest.raises(CorruptPixelData, match="2 fragments cannot be divided among 3 frames"):
+        frames_of(encapsulate([JPEG + JPEG, JPEG], offsets), 3, one_fragment=one_fragment)
+
+
+def test_a_cut_file_whose_table_contradicts_its_fragments_is_refused() -> None:
+    with pytest.raises(CorruptPixelData, match="2 fragments cannot be divided among 3 frames"):
+        frames_of(encapsulate([JPEG + JPEG, JPEG], [0, 12, 24], delimiter=False), 3)
+
+
+@pytest.mark.parametrize("start", [JPEG, J2K])
+def test_pieces_are_not_counted_as_frames(start: bytes) -> None:
+    """Two frames in two pieces each, where the header says four frames: frame 3 would be frame 2."""
+    pieces = [start, b"aa", start, b"bb"]
+    for offsets in ([], [0, 22]):
+        with pytest.raises(CorruptPixelData, match="4 fragments cannot be divided among 4 frames"):
+            frames_of(encapsulate(pieces, offsets), 4)
+    assert frames_of(encapsulate(pieces, [0, 12, 22, 34]), 4) == pieces
+    assert frames_of(encapsulate(pieces), 4, one_fragment=True) == pieces
 
 
 def test_fewer_fragments_than_frames_without_codestreams_is_refused() -> None:
     with pytest.raises(CorruptPixelData, match="2 fragments cannot be divided among 3 frames"):
-        frames_of(encapsulate([b"aa", b"bb"]), 3)
+        frames_of(encapsulate([b"aa", b"bb"], delimiter=False), 3)
 
 
 @pytest.mark.parametrize(

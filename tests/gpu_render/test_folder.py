@@ -343,7 +343,7 @@ def test_subsampling_that_the_length_denies(tmp_path: Path, open_archive: Opener
 def test_a_header_that_declares_far_more_frames_than_there_are(
     tmp_path: Path, open_archive: Opener, syntax: str, encapsulated: bool
 ) -> None:
-    pixels = encapsulate([JPEG, JPEG]) if encapsulated else bytes(100)
+    pixels = encapsulate([JPEG, JPEG], delimiter=False) if encapsulated else bytes(100)
     write(tmp_path / "a.dcm", image(5, 5, NumberOfFrames=9_000_000), pixels, syntax, encapsulated=encapsulated)
     archive = open_archive(tmp_path)
     archive.scan()
