@@ -420,6 +420,12 @@ _SILENT_LINES: dict[str, tuple[str, Tests]] = {
         f"{_CONTAINERS}test_an_offset_table_that_does_not_rise_is_refused",
         *_broken("offsets-fall", "extended-offsets-fall"),
     )),
+    "frame-numbers": ("Pieces, merged frames and frames that were left out give no frame another number", (
+        "tests/gpu_render/test_encapsulation.py::test_pieces_are_not_counted_as_frames",
+        "tests/gpu_render/test_encapsulation.py::test_a_whole_file_with_fewer_fragments_than_frames_is_refused",
+        "tests/gpu_render/test_encapsulation.py::test_a_cut_file_whose_table_contradicts_its_fragments_is_refused",
+        *_broken("a-frame-left-out", "fragments-for-no-frames"),
+    )),
     "jpeg-12": ("12-bit JPEG extended", (
         *_lossy("JPEG extended, 12"), f"{_DECODE}test_twelve_bit_jpeg_equals_dcmtk",
         f"{_CONTAINERS}test_lossy_frames_are_what_another_decoder_makes_of_them[JPEG extended, 12]",
