@@ -24,6 +24,7 @@ from gpu_render.archive import (
 )
 from gpu_render.archive.records import geometry_from_json, layout_from_json, presentation_from_json
 from gpu_render.errors import NotFound, StartupError
+from gpu_render.frame import Presentation
 from gpu_render.reference import FrameRef
 
 SCHEMA_VERSION = 3
@@ -354,12 +355,16 @@ class Index:
 
     def series_frames(self, study_uid: str, series_uid: str) -> tuple[list[FrameRecord], list[HiddenInstance]]:
         """All frames of a series by Instance Number and frame number, and the instances without any."""
-        with self._reader() as db:
-            instances = db.execute(_SERIES_INSTANCES, (study_uid, series_uid)).fetchall()
-            frames = db.execute(_SERIES_FRAMES, (study_uid, series_uid)).fetchall()
-        varying: dict[int, dict[int, tuple[str, str]]] = {}
-        for image_id, frame_number, geometry, presentation in frames:
-            varying.setdefault(image_id, {})[frame_number] = (geometry, presentation)
+        with self._reader() as db, _snapshot(db):
+            instances, frames, shown = (
+                db.execute(query, (study_uid, series_uid)).fetchall()
+                for query in (_SERIES_INSTANCES, _SERIES_FRAMES, _SERIES_PRESENTATIONS)
+            )
+        # Read here, once each: an object may have more of them than presentation_from_json remembers.
+        presentations = {(image_id, number): presentation_from_json(record) for image_id, number, record in shown}
+        varying: dict[int, dict[int, tuple[str, Presentation]]] = {}
+        for image_id, frame_number, geometry, number in frames:
+            varying.setdefault(image_id, {})[frame_number] = (geometry, presentations[image_id, number])
         records: list[FrameRecord] = []
         hidden: list[HiddenInstance] = []
         for row in instances:
@@ -368,6 +373,16 @@ class Index:
             else:
                 records += _records_of(study_uid, series_uid, row, varying.get(row[1], {}))
         return records, hidden
+
+
+@contextlib.contextmanager
+def _snapshot(db: sqlite3.Connection) -> Iterator[None]:
+    """All queries of the block see the index as it was at the first."""
+    db.execute("BEGIN")
+    try:
+        yield
+    finally:
+        db.execute("ROLLBACK")
 
 
 _STUDY_COLUMNS = (
@@ -408,10 +423,15 @@ ORDER BY instance_number IS NULL, instance_number, sop_instance_uid
 """
 _SOP_CLASS, _ERROR = 2, 3
 _SERIES_FRAMES = f"""
-SELECT frame.image_id, frame_number, frame.geometry, presentation.record
+SELECT frame.image_id, frame_number, frame.geometry, frame.presentation
 {_IN_SERIES}
 JOIN frame ON frame.image_id = image.id
-JOIN presentation ON presentation.image_id = image.id AND number = frame.presentation
+WHERE study_instance_uid = ? AND series_instance_uid = ?
+"""
+_SERIES_PRESENTATIONS = f"""
+SELECT presentation.image_id, number, record
+{_IN_SERIES}
+JOIN presentation ON presentation.image_id = image.id
 WHERE study_instance_uid = ? AND series_instance_uid = ?
 """
 
@@ -468,7 +488,7 @@ def _series_record(row: Sequence[Any]) -> SeriesRecord:
 
 
 def _records_of(
-    study_uid: str, series_uid: str, row: Sequence[Any], varying: dict[int, tuple[str, str]]
+    study_uid: str, series_uid: str, row: Sequence[Any], varying: dict[int, tuple[str, Presentation]]
 ) -> Iterator[FrameRecord]:
     """All frames of one instance, from a row of _SERIES_INSTANCES."""
     sop, image_id, sop_class, _, frames, instance_number, thickness, syntax, layout, presentation, geometry = row[:11]
@@ -476,7 +496,7 @@ def _records_of(
     common = presentation_from_json(presentation), geometry_from_json(geometry)
     for frame_number in range(1, frames + 1):
         own = varying.get(frame_number)
-        shown, placed = common if own is None else (presentation_from_json(own[1]), geometry_from_json(own[0]))
+        shown, placed = common if own is None else (own[1], geometry_from_json(own[0]))
         yield FrameRecord(
             FrameRef(study_uid, series_uid, sop, frame_number),
             image_id,

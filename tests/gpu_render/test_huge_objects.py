@@ -16,6 +16,7 @@ from gpu_render.archive.file import FileArchive
 from gpu_render.archive.index import CHUNK_FRAMES, Index
 from gpu_render.archive.parse import _buffered, parse_file
 from gpu_render.decode import decode
+from gpu_render.frame import Rescale
 from gpu_render.workers import WorkerPool
 
 FRAMES = 1000
@@ -127,3 +128,17 @@ def test_headers_far_apart_are_read_alone_and_those_close_together_at_once() -> 
     for offset in range(0, 100 * 65536, 65536):
         assert far(offset, 8) == bytes(8)
     assert asked == [(offset, 8) for offset in range(0, 100 * 65536, 65536)]
+
+
+def test_a_series_lists_more_presentations_than_are_remembered(tmp_path: Path) -> None:
+    huge = next(one for one in OBJECTS if one.groups is huge_objects.volume_groups_distinct)
+    path = tmp_path / huge.file_name
+    huge_objects.write(huge, path, FRAMES, lambda _done: None)
+    archive = FileArchive(path, InlinePool())
+    frames = archive.series(huge_objects.uid(huge, "study"), huge_objects.uid(huge, "series")).frames
+    assert [frame.ref.frame_number for frame in frames] == list(range(1, FRAMES + 1))
+    for index in (0, 1, 500, FRAMES - 1):
+        assert frames[index] == archive.describe(frames[index].ref)
+        assert frames[index].presentation.modality == Rescale(1.0, -1024.0 - index, "HU")
+        assert frames[index].geometry.image_position == (-125.5, -130.25, round(index * 0.625, 3))
+    archive.close()
