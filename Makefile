@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 SOURCES := pyproject.toml requirements.lock viewer/build_hook.py viewer/package-lock.json viewer/index.html viewer/docs.html \
 	viewer/vite.config.ts viewer/tsconfig.json $(shell find viewer/src -type f 2>/dev/null)
 
-.PHONY: help setup system test test-system gpu-test lint format demo conformance screenshot bench bench-huge fuzz lock clean
+.PHONY: help setup system test test-system gpu-test lint format demo conformance screenshot bench bench-huge fuzz-setup fuzz lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -58,8 +58,10 @@ bench: setup ## time to a slice, per transfer syntax; takes a few minutes
 bench-huge: setup ## objects of 200,000 frames: time and memory to index them, time to a frame; takes several minutes
 	$(BIN)/python -m benchmarks.huge
 
-fuzz: setup ## fuzz the parsers for FUZZ_SECONDS (default 60) in all
+fuzz-setup: setup
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r tests/fuzz/requirements.txt
+
+fuzz: fuzz-setup ## fuzz the parsers for FUZZ_SECONDS (default 60) in all
 	$(BIN)/python -m tests.fuzz.run
 
 lock: setup ## write the three lock files anew

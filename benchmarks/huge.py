@@ -37,6 +37,7 @@ from benchmarks.harness import (
     interleave,
     serving,
 )
+from benchmarks.huge_index import peak_bytes
 from benchmarks.huge_objects import OBJECTS, HugeObject, asked_frames, stored_frame, uid
 from benchmarks.slice import result, wait_for_index
 from gpu_render import __version__
@@ -44,7 +45,7 @@ from gpu_render import __version__
 NOTES = (
     "Index: from the file to an index that answers, in a new process with a new worker each time; the file is in the "
     "page cache of the operating system.",
-    "Memory: the most that was resident in the process that indexes, and in the worker that parses.",
+    "Memory: the most that was ever resident, in the worker that parses and in the service when its index was ready.",
     "Reads a frame: from the object's file, at the beginning, in the middle, at 95 in a hundred and at the end.",
     "Frames: time from sending the request to the last byte, stored values, one request at a time. Cold: the first "
     "request for a frame. Warm: it is in the service's cache.",
@@ -139,6 +140,7 @@ def measure_object(
         client = stack.enter_context(contextlib.closing(Client(service.port, 120.0)))
         ruler_client = stack.enter_context(contextlib.closing(Client(ruler_port)))
         wait_for_index(client, 1, 300.0)
+        service_peak_bytes = peak_bytes(service.pid)
         warm = [some[-1] for some in asked_frames(plan.frames)]
         backend = check_frames(client, huge, warm)
         same = itertools.repeat(Question("/", body_bytes=len(ruler.BODY)))
@@ -153,7 +155,7 @@ def measure_object(
         frames=plan.frames,
         file_bytes=path.stat().st_size,
         index=record.summarize([run["index_s"] * 1000 for run in runs]),
-        service_peak_bytes=max(run["service_peak_bytes"] for run in runs),
+        service_peak_bytes=service_peak_bytes,
         worker_peak_bytes=max(run["worker_peak_bytes"] for run in runs),
         manifest_ms=manifest,
         reads=tuple(record.Read(**read) for read in runs[-1]["reads"]),

@@ -1,7 +1,7 @@
 """``python -m benchmarks.huge_index FILE N ...``: index one file in this process as the service does, and print JSON.
 
-How long it took, the peak memory of this process and of the worker that parsed the file, and what was read from the
-disk for each of the frames N: by ``pread`` from the file, and by all system calls, the index's own included.
+How long it took, the peak memory of the worker that parsed the file, and what was read for each of the frames N: by
+``pread`` from the file, and by all system calls, the index's own included.
 """
 
 import json
@@ -18,7 +18,7 @@ from gpu_render.archive.file import FileArchive
 from gpu_render.workers import WorkerPool
 
 
-def peak_bytes(pid: int | str) -> int:
+def peak_bytes(pid: int) -> int:
     """The most memory a process ever had resident [byte]."""
     found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     return int(found[1]) * 1024 if found else 0
@@ -68,12 +68,12 @@ def measure(path: Path, frame_numbers: list[int]) -> dict[str, Any]:
         start = time.perf_counter()
         archive = FileArchive(path, pool)
         seconds = time.perf_counter() - start
-        peaks = [peak_bytes("self"), *map(peak_bytes, children(os.getpid()))]
+        worker_peak_bytes = max(map(peak_bytes, children(os.getpid())))
         archive.fetch(archive.ref(1))  # opens the file and a connection to the index
         refs = [archive.ref(number) for number in frame_numbers]
         reads = [{"frame_number": ref.frame_number, **reads_of(partial(archive.fetch, ref))} for ref in refs]
         archive.close()
-    return {"index_s": seconds, "service_peak_bytes": peaks[0], "worker_peak_bytes": max(peaks[1:]), "reads": reads}
+    return {"index_s": seconds, "worker_peak_bytes": worker_peak_bytes, "reads": reads}
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ class Object(_Record):
     frames: int
     file_bytes: int
     index: Summary = Field(description="from a file to an index that answers, worker started anew each time")
-    service_peak_bytes: int = Field(description="most memory resident in the process that indexes")
+    service_peak_bytes: int = Field(description="most memory resident in the service when its index was ready")
     worker_peak_bytes: int = Field(description="most memory resident in the worker that parses")
     manifest_ms: float = Field(description="median time to the series' manifest over HTTP")
     reads: tuple[Read, ...]
