@@ -83,6 +83,8 @@ def frame_spans(
     frame.
     """
     items, delimited = walk_items(read, start, end)
+    if not delimited and items and items[-1].whole and read(end - 8, 8) == DELIMITER + bytes(4):
+        raise CorruptPixelData("the last fragment takes in the delimiter behind it: it has lost bytes")
     if not items or not items[0].whole:
         raise CorruptPixelData("encapsulated Pixel Data has no Basic Offset Table item")
     table, fragments = items[0], items[1:]

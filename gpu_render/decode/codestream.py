@@ -143,6 +143,7 @@ def parse_jpeg(data: bytes) -> JpegHeader:
         raise CorruptPixelData("the JPEG codestream is truncated: it has no end of image")
     if header.start_of_frame != _SOF_JPEG_LS:  # whose markers differ, and whose decoder looks by itself
         return replace(header, data_ends=_walk_scans(reader, header, interval), any_bits=any_bits)
+    _check_rest(data[data.find(_END_OF_IMAGE, reader.position) + 2 :])
     return header
 
 
@@ -219,10 +220,14 @@ def _walk_scans(reader: _Reader, header: JpegHeader, interval: int) -> tuple[int
         raise CorruptPixelData("the JPEG codestream has two scans of one component")
     if not identifiers <= set(seen):
         raise CorruptPixelData(f"the JPEG codestream has {len(set(seen))} of {len(identifiers)} components")
-    rest = reader.data[reader.position :]
+    _check_rest(reader.data[reader.position :])
+    return tuple(ends)
+
+
+def _check_rest(rest: bytes) -> None:
+    """Two images in one frame: it cannot be known which of them is meant."""
     if _END_OF_IMAGE in rest and rest.strip(b"\0\xff\xd9"):
         raise CorruptPixelData("the JPEG codestream has another image behind its end")
-    return tuple(ends)
 
 
 def _markers(reader: _Reader) -> Iterator[tuple[int, int]]:
@@ -381,6 +386,8 @@ def _walk_tile_parts(reader: _Reader, size: _ImageSize, coding: _Coding) -> None
             break
     if len(seen) != size.tiles:
         raise CorruptPixelData(f"the JPEG 2000 codestream has {len(seen)} of {size.tiles} tiles")
+    if reader.data.find(b"\xff\x4f\xff\x51", end) >= 0:
+        raise CorruptPixelData("the JPEG 2000 codestream has another one behind its end")
 
 
 def _codestream_span(data: bytes) -> tuple[int, int]:

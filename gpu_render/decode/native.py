@@ -49,6 +49,10 @@ def inflate(data: bytes | memoryview, layout: PixelLayout) -> bytes:
     except zlib.error:
         raise CorruptPixelData("the deflated frame is corrupt") from None
     _check_length(len(frame), expected)
+    if not decompressor.eof:
+        raise CorruptPixelData("the deflated frame has no end")
+    if decompressor.unused_data.strip(b"\0"):
+        raise CorruptPixelData("the deflated frame has data behind its end")
     return frame
 
 

@@ -357,6 +357,18 @@ CODESTREAMS: dict[str, tuple[str, Codestream, PixelLayout]] = {
 }
 
 
+@pytest.mark.parametrize("name", [name for name in CODESTREAMS if name not in ("rle", "jpeg-xl")])
+def test_two_codestreams_in_one_frame_are_an_error(name: str) -> None:
+    """Of an offset table that counts two fragments to one frame: it cannot be known which of them is the frame."""
+    uid, data, layout = CODESTREAMS[name]
+    with pytest.raises(CorruptPixelData, match="behind its end"):
+        in_process((bytes(data) + b"\0" * (len(data) % 2)) * 2, uid, layout)
+    for padding in (b"\0", b"\0\0"):
+        np.testing.assert_array_equal(
+            in_process(bytes(data) + padding, uid, layout)[0], in_process(data, uid, layout)[0]
+        )
+
+
 @pytest.mark.parametrize("name", CODESTREAMS)
 @pytest.mark.parametrize("kept", [0.0, 0.02, 0.3, 0.6, 0.9, 0.99])
 def test_a_truncated_codestream_is_an_error(name: str, kept: float) -> None:
@@ -659,7 +671,9 @@ def test_deflated_frames_and_deflate_bombs(pool: WorkerPool) -> None:
         return packer.compress(data) + packer.flush()
 
     np.testing.assert_array_equal(decode(encode(deflate(values.tobytes()), uid, layout), pool).samples, values)
-    for broken in (deflate(bytes(1 << 26)), deflate(values.tobytes())[:-50], b"", b"\xff" * 100):
+    whole = deflate(values.tobytes())
+    assert decode(encode(whole + b"\0\0", uid, layout), pool).samples.any()
+    for broken in (deflate(bytes(1 << 26)), whole[:-50], whole[:-1], whole * 2, b"", b"\xff" * 100):
         with pytest.raises(CorruptPixelData):
             decode(encode(broken, uid, layout), pool)
 

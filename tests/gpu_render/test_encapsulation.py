@@ -183,3 +183,20 @@ def test_one_fragment_is_joined_without_a_copy() -> None:
 def test_join_refuses_what_is_not_whole_items(span: bytes) -> None:
     with pytest.raises(CorruptPixelData):
         join_fragments(span)
+
+
+@pytest.mark.parametrize("gone", range(1, 9))
+def test_a_delimiter_that_slipped_into_the_last_fragment_is_an_error(gone: int) -> None:
+    """Bytes are missing in it: its length takes in what stands behind."""
+    first, last = JPEG + bytes(20), JPEG + bytes(range(1, 41))
+    value = encapsulate([first, last], [0, 8 + len(first)])
+    assert frames_of(value, 2) == [first, last]
+    at = len(value) - 8 - 20
+    with pytest.raises(CorruptPixelData, match="lost"):
+        frames_of(value[:at] + value[at + gone :], 2)
+
+
+@pytest.mark.parametrize("padding", [b"", b"\0", b"\0" * 7])
+def test_zeros_in_place_of_the_delimiter_are_padding(padding: bytes) -> None:
+    value = encapsulate([JPEG + bytes(6)], delimiter=False)
+    assert frames_of(value + padding, 1) == [JPEG + bytes(6)]

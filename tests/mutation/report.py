@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from rich.console import Console
 from rich.table import Table
@@ -57,10 +58,12 @@ _VERDICTS = (Verdict.AGREED, Verdict.ONLY_WE, Verdict.DISPUTED, Verdict.WRONG)
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Highest values [byte] of the second and of the last third of the run, the first third being the warm-up."""
+    """Medians [byte] of the second and of the last third of the run, the first third being the warm-up, and the most
+    there ever was. A decoder that works at a large frame, or was just replaced, is no leak: hence medians."""
 
-    before: int
-    after: int
+    before: float
+    after: float
+    peak: int
 
     @property
     def growth(self) -> float:
@@ -68,13 +71,15 @@ class Memory:
         return self.after / self.before - 1
 
     def __str__(self) -> str:
-        return f"{self.before / MIB:.0f} MiB, then {self.after / MIB:.0f} MiB ({self.growth:+.1%})"
+        before, after, peak = (value / MIB for value in (self.before, self.after, self.peak))
+        return f"{before:.0f} MiB, then {after:.0f} MiB ({self.growth:+.1%}), at most {peak:.0f} MiB"
 
 
 def memory(footprints: Sequence[Footprint], of: Callable[[Footprint], int]) -> Memory:
     """Of the service or of its workers, over the footprints taken while questions were asked."""
-    third = len(footprints) // 3
-    return Memory(max(map(of, footprints[third : 2 * third])), max(map(of, footprints[2 * third :])))
+    values = [of(footprint) for footprint in footprints]
+    third = len(values) // 3
+    return Memory(median(values[third : 2 * third]), median(values[2 * third :]), max(values))
 
 
 def faults(run: Run) -> list[str]:
