@@ -168,8 +168,8 @@ class DecodedFrame:
 class DeviceFrame:
     """A decoded frame that the service keeps: host samples as in DecodedFrame and, once rendered, the device's copy.
 
-    ``pixels`` is the backend's own handle (None: not there yet) and ``extent`` the lowest and highest stored value
-    without padding (``UNKNOWN`` until asked for); only the device thread reads and writes these two.
+    ``pixels`` is the backend's own handle (None: not there yet) and ``extent`` the lowest and highest value that
+    ``transform.fold`` asks for (``UNKNOWN`` until then); only the device thread reads and writes these two.
     ``nbytes`` is what the frame counts against the cache's budget.
     """
 

@@ -13,12 +13,12 @@ from gpu_render.archive import Archive
 from gpu_render.cache import FrameCache
 from gpu_render.decode import decode
 from gpu_render.errors import TooLarge
-from gpu_render.frame import UNKNOWN, DeviceFrame, PixelLayout, RenderedFrame, Window
+from gpu_render.frame import UNKNOWN, DeviceFrame, LookupTable, PixelLayout, RenderedFrame, Window
 from gpu_render.priority import Priority, PriorityExecutor
 from gpu_render.reference import FrameRef
 from gpu_render.render_queue import RenderQueue
 from gpu_render.settings import Settings
-from gpu_render.transform import fold, needs_extent, source_record
+from gpu_render.transform import fold, needs_extent, source_record, table_extent
 from gpu_render.view import Stage, View
 from gpu_render.workers import WorkerPool
 from kernels import Backend, RenderJob
@@ -124,11 +124,19 @@ class Renderer:
         extent = None
         if needs_extent(frame.presentation, view, frame.layout):
             if frame.extent is UNKNOWN:
-                frame.extent = self.backend.extent(frame.pixels, source_record(frame.layout, frame.presentation))
+                frame.extent = self._extent(frame)
             extent = frame.extent
         folded = fold(frame.presentation, view, frame.layout, extent)
         prepared.window = folded.window
         return RenderJob(frame.pixels, folded.params, folded.table)
+
+    def _extent(self, frame: DeviceFrame) -> tuple[float, float] | None:
+        """What fold() wants to know of a whole frame, without padding."""
+        if not isinstance(frame.presentation.modality, LookupTable):
+            return self.backend.extent(frame.pixels, source_record(frame.layout, frame.presentation))
+        folded = fold(frame.presentation, View(stage=Stage.STORED), frame.layout)
+        (stored,) = self.backend.render([RenderJob(frame.pixels, folded.params)])
+        return table_extent(frame.presentation, stored)
 
 
 @dataclass(slots=True)

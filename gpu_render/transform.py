@@ -44,7 +44,7 @@ def _folded(record: npt.NDArray[np.void], table: Table, window: Window | None) -
 
 
 def needs_extent(presentation: Presentation, view: View, layout: PixelLayout) -> bool:
-    """Whether fold() needs the frame's lowest and highest stored value."""
+    """Whether fold() needs the frame's extent: its lowest and highest value."""
     if layout.samples_per_pixel != 1 or (presentation.palette is not None and not is_supplemental(layout)):
         return False
     if view.stage is Stage.MODALITY:
@@ -108,7 +108,8 @@ def _base_record(layout: PixelLayout, presentation: Presentation) -> npt.NDArray
 def fold(presentation: Presentation, view: View, layout: PixelLayout, extent: Extent = None) -> Folded:
     """Everything between stored samples and the asked-for array, as one record.
 
-    ``extent``: (lowest, highest) stored value without padding; read only where needs_extent() says so, None there
+    ``extent``: (lowest, highest) stored value without padding, or modality value where there is a Modality LUT (which
+    need not rise, see table_extent()); read only where needs_extent() says so, None there
     means that the frame holds nothing but padding. Raises InvalidRegion, InvalidWindow and NotRenderable.
     """
     record = _base_record(layout, presentation)
@@ -181,15 +182,15 @@ def _fold_modality(
         _set_table(record, layout)
         return _folded(record, values.astype("<f4"), None)
     if layout.is_float:
-        _check_float32(presentation, layout, extent)
+        _check_float32(presentation, extent)
     elif needs_extent(presentation, view, layout) and _exact_int16(record, extent):
         record["output_format"] = SampleFormat.I16
     return _folded(record, None, None)
 
 
-def _check_float32(presentation: Presentation, layout: PixelLayout, extent: Extent) -> None:
+def _check_float32(presentation: Presentation, extent: Extent) -> None:
     """Raise NotRenderable where float32 would make finite modality values infinite. Padding may become so."""
-    ends = () if extent is None else _modality_range(presentation, layout, extent)
+    ends = () if extent is None else _modality_range(presentation, extent)
     if any(math.isfinite(end) and abs(end) > _FLOAT32_MAX for end in ends):
         raise NotRenderable("float32 cannot hold the modality values of this frame; ask for stored or display")
 
@@ -259,6 +260,9 @@ def _fold_colour(record: npt.NDArray[np.void], view: View, layout: PixelLayout) 
     colour = _COLOURS.get(layout.photometric_interpretation)
     if colour is None or layout.pixel_representation or layout.is_float:
         raise NotRenderable(f"no display is defined for {layout.photometric_interpretation} samples like these")
+    if colour is not Colour.RGB and layout.bits_stored != 8:
+        # The kernels' matrix is exact for 8 bits alone: others, rounded to 8 bits before it, come out 3 levels off.
+        raise NotRenderable(f"{layout.photometric_interpretation} of {layout.bits_stored} bits is not supported")
     record["colour"] = colour
     return _folded(record, None, None)
 
@@ -281,7 +285,7 @@ def _fold_grey(
     record["invert"] = presentation.inverse != view.invert
     voi = choose_voi(presentation, view)
     if voi is None:
-        voi = auto_window(presentation, layout, extent)
+        voi = auto_window(presentation, extent)
     window = voi if isinstance(voi, Window) else None
     if presentation.palette is not None:
         return _fold_supplemental(record, presentation, voi, layout)
@@ -325,9 +329,12 @@ def choose_voi(presentation: Presentation, view: View) -> Window | LookupTable |
     return presentation.voi[0] if presentation.voi else None
 
 
-def auto_window(presentation: Presentation, layout: PixelLayout, extent: Extent) -> Window:
-    """The frame's range without padding, as a LINEAR_EXACT window in modality units; a flat frame shows black."""
-    low, high = (0.0, 0.0) if extent is None else _modality_range(presentation, layout, extent)
+def auto_window(presentation: Presentation, extent: Extent) -> Window:
+    """The frame's range without padding, as a LINEAR_EXACT window in modality units; a flat frame shows black.
+
+    ``extent`` as in fold().
+    """
+    low, high = (0.0, 0.0) if extent is None else _modality_range(presentation, extent)
     if not (math.isfinite(low) and math.isfinite(high - low)):
         raise NotRenderable("the frame's values have no finite range; ask for a window")
     if not high > low:
@@ -335,17 +342,30 @@ def auto_window(presentation: Presentation, layout: PixelLayout, extent: Extent)
     return Window((low + high) / 2, high - low, VoiFunction.LINEAR_EXACT, "range of the frame")
 
 
-def _modality_range(
-    presentation: Presentation, layout: PixelLayout, extent: tuple[float, float]
-) -> tuple[float, float]:
-    modality = presentation.modality
-    if isinstance(modality, LookupTable):
-        first = layout.stored_range[0]
-        values = modality_table(modality, layout)[int(extent[0]) - first : int(extent[1]) - first + 1]
-        return float(values.min()), float(values.max())
-    rescale = modality or Rescale(1.0, 0.0)
+def _modality_range(presentation: Presentation, extent: tuple[float, float]) -> tuple[float, float]:
+    if isinstance(presentation.modality, LookupTable):
+        return extent
+    rescale = presentation.modality or Rescale(1.0, 0.0)
     ends = [rescale.slope * value + rescale.intercept for value in extent]
     return min(ends), max(ends)
+
+
+def table_extent(presentation: Presentation, stored: npt.NDArray[np.generic]) -> Extent:
+    """Lowest and highest modality value of a frame whose modality is a LookupTable, without padding and colours.
+
+    ``stored``: its stored values, any shape. None where nothing is left.
+    """
+    table = cast(LookupTable, presentation.modality)
+    present = np.unique(stored).astype(np.int64)
+    if presentation.pixel_padding is not None:
+        low, high = presentation.pixel_padding
+        present = present[(present < low) | (present > high)]
+    if presentation.palette is not None:
+        present = present[present < presentation.palette.first_mapped]
+    if not present.size:
+        return None
+    values = look_up(table, present)
+    return float(values.min()), float(values.max())
 
 
 def window_bounds(window: Window) -> tuple[float, float]:

@@ -251,6 +251,7 @@ _POST_LINES: dict[str, tuple[str, Tests]] = {
         *_looks("YBR_PARTIAL_422"),
         f"{_CHAIN}test_the_dataset_decides_what_jpeg_components_mean[YBR_PARTIAL_422-none]",
     )),
+    "ybr-wide": ("YBR of other than 8 bits: refused", (f"{_TRANSFORM}test_ybr_of_other_than_8_bits_is_refused",)),
     "ybr-partial-420": ("YBR_PARTIAL_420", (
         f"{_CHAIN}test_the_dataset_decides_what_jpeg_components_mean[YBR_PARTIAL_420-none]",
     )),
@@ -342,8 +343,9 @@ _VOI_LINES: dict[str, tuple[str, Tests]] = {
     "empty-window": ("Present but empty counts as absent", _looks(
         "empty windows are absent", "enhanced MR whose own window is empty"
     )),
-    "no-window": ("No window at all: lowest to highest value of the frame without padding", _looks(
-        "no window at all", "padding range of signed samples", "Modality LUT without VOI shows its own range"
+    "no-window": ("No window at all: lowest to highest value of the frame without padding", (
+        *_looks("no window at all", "padding range of signed samples", "Modality LUT without VOI shows its own range"),
+        f"{_WHOLE}test_a_modality_lut_without_a_window_shows_the_range_of_the_frames_own_values",
     )),
     "tiny-widths": ("Fractional and tiny widths on tiny slopes: PET, parametric maps", _looks(
         "PET with a fractional slope and window", "PET whose LINEAR width is below 1",

@@ -268,6 +268,25 @@ def test_modality_lut_of_signed_input_and_voi_lut_of_its_output(tmp_path: Path, 
     np.testing.assert_array_equal(show(file).pixels, want)
 
 
+def test_a_modality_lut_without_a_window_shows_the_range_of_the_frames_own_values(tmp_path: Path, show: Show) -> None:
+    table = [(k * 37) % 64 for k in range(64)]
+    table[20], table[21] = 5000, 60000  # these inputs are not in the frame, though others on both sides of them are
+    values = np.where((RAMP == 20) | (RAMP == 21), 3, RAMP).astype(np.uint16)
+    file = data.write_image(
+        tmp_path / "a.dcm",
+        values,
+        PixelPaddingValue=63,
+        ModalityLUTSequence=[lut(0, table, 16) | {"ModalityLUTType": "US"}],
+    )
+    modality = np.array(table)[values]
+    low, high = modality[values != 63].min(), modality[values != 63].max()
+    shown = show(file)
+    assert shown.window == Window((low + high) / 2, float(high - low), VoiFunction.LINEAR_EXACT, "range of the frame")
+    want = grey(modality, (low + high) / 2, high - low, "LINEAR_EXACT")
+    assert_within_one(np.where(values == 63, 0, shown.pixels), np.where(values == 63, 0, want))
+    assert not shown.pixels[values == 63].any()
+
+
 def test_voi_lut_with_a_negative_first_value_after_rescale(tmp_path: Path, show: Show) -> None:
     file = data.write_image(
         tmp_path / "a.dcm", RAMP, RescaleSlope="1", RescaleIntercept="-30", WindowCenter="1", WindowWidth="2",

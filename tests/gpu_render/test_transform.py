@@ -17,6 +17,7 @@ from gpu_render.transform import (
     grey_of,
     needs_extent,
     pixel_aspect,
+    table_extent,
     to_bytes,
     window_bounds,
 )
@@ -118,13 +119,23 @@ def test_the_range_of_tiny_float_values_is_resolved() -> None:
     assert render(samples, Presentation(), View(), layout).tolist() == [[0, 128, 255]]
 
 
-def test_auto_window_follows_a_negative_slope_and_a_modality_lut() -> None:
-    assert auto_window(Presentation(modality=Rescale(-2.0, 0.0)), CT, (1, 3)) == Window(
+def test_auto_window_follows_a_negative_slope() -> None:
+    assert auto_window(Presentation(modality=Rescale(-2.0, 0.0)), (1, 3)) == Window(
         -4, 4, VoiFunction.LINEAR_EXACT, "range of the frame"
     )
-    table = LookupTable(0, np.array([5, 100, 7], np.uint16), 16)
-    window = auto_window(Presentation(modality=table), CT, (0, 2))
-    assert (window.center, window.width) == (52.5, 95)
+
+
+def test_auto_window_of_a_modality_lut_knows_the_values_that_are_there() -> None:
+    """Entries between those of the lowest and the highest stored value may be higher, and be nowhere in the frame."""
+    table = LookupTable(0, np.array([5, 100, 7, 0, 200], np.uint16), 16)
+    lut = Presentation(modality=table, pixel_padding=(4, 9))
+    assert table_extent(lut, np.array([[0, 2], [2, 4]], np.int16)) == (5, 7)
+    assert table_extent(lut, np.array([[0, 1], [3, 3]], np.uint8)) == (0, 100)
+    assert table_extent(lut, np.array([[4, 5]], np.uint8)) is None
+    coloured = Presentation(modality=table, palette=LookupTable(3, np.zeros((4, 3), np.uint16), 8))
+    assert table_extent(coloured, np.array([[0, 1, 3, 4]], np.uint16)) == (5, 100)
+    window = auto_window(lut, (5, 7))
+    assert (window.center, window.width) == (6, 2)
 
 
 @pytest.mark.parametrize("inverse", [False, True])
@@ -197,6 +208,16 @@ def test_colour_has_no_window_no_inversion_and_no_modality_values() -> None:
     for view in (View(window=Window(1, 2)), View(voi_index=0), View(invert=True), View(stage=Stage.MODALITY)):
         with pytest.raises(NotRenderable):
             fold(Presentation(), view, RGB)
+
+
+@pytest.mark.parametrize("bits", [7, 10, 16])
+@pytest.mark.parametrize("photometric", ["YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_422", "YBR_PARTIAL_420"])
+def test_ybr_of_other_than_8_bits_is_refused(photometric: str, bits: int) -> None:
+    layout = PixelLayout(2, 2, 3, 16, bits, bits - 1, 0, photometric)
+    with pytest.raises(NotRenderable, match=f"{bits} bits"):
+        fold(Presentation(), View(), layout)
+    fold(Presentation(), View(stage=Stage.STORED), layout)
+    fold(Presentation(), View(), replace(layout, photometric_interpretation="RGB"))
 
 
 def test_palette_entries_of_16_bits_are_rounded_to_8() -> None:
