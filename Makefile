@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 SOURCES := pyproject.toml requirements.lock viewer/build_hook.py viewer/package-lock.json viewer/index.html viewer/docs.html \
 	viewer/vite.config.ts viewer/tsconfig.json $(shell find viewer/src -type f 2>/dev/null)
 
-.PHONY: help setup system test test-system gpu-test lint format demo conformance screenshot bench bench-huge fuzz-setup fuzz lock clean
+.PHONY: help setup system test test-system gpu-test lint format demo conformance screenshot bench mutation bench-huge fuzz-setup fuzz lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -63,6 +63,9 @@ fuzz-setup: setup
 
 fuzz: fuzz-setup ## fuzz the parsers for FUZZ_SECONDS (default 60) in all
 	$(BIN)/python -m tests.fuzz.run
+
+mutation: setup test-system ## ask the service for 2,400 broken files beside good ones; takes a few minutes
+	$(BIN)/python -m tests.mutation
 
 lock: setup ## write the three lock files anew
 	$(BIN)/pip install --quiet uv
