@@ -476,6 +476,20 @@ def test_a_smooth_lossless_jpeg_is_whole() -> None:
                 np.testing.assert_array_equal(in_process(data, LOSSLESS, grey(8))[0], original)
 
 
+@pytest.mark.parametrize("step", [16, 60, 100])
+@pytest.mark.parametrize("value", [2, 100, 136, 250])
+def test_jpeg_values_far_beyond_the_range_are_clamped(step: int, value: int) -> None:
+    """A flat block is its DC coefficient: 128 + coefficient * step / 8 (ISO 10918-1 A.3.3). IJG's old libjpeg, in GDCM
+    and DCMTK, wraps white to black where that is far out."""
+    data = bytearray(imagecodecs.jpeg8_encode(np.full((16, 16), value, np.uint8), level=50))
+    table = data.index(b"\xff\xdb") + 5
+    coefficient = (value - 128) * 8 // data[table]
+    data[table] = step
+    expected = np.clip(128 + coefficient * step / 8, 0, 255)
+    values, _ = in_process(data, JPEG, grey(8, side=16))
+    assert np.abs(values - expected).max() <= 1
+
+
 @pytest.mark.parametrize("lossless", [False, True])
 def test_a_jpeg_that_ends_in_mid_grey_is_whole(lossless: bool) -> None:
     original = np.full((64, 64), 128, np.uint8)

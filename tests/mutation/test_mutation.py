@@ -4,10 +4,12 @@ import os
 import shutil
 from collections import Counter
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from gpu_render.decode import DECODERS
+from tests.mutation.bases import bases
 from tests.mutation.mutate import CONTROL, KINDS, mutants
 from tests.mutation.oracle import Verdict, judge
 from tests.mutation.report import faults, markdown, show, summary
@@ -42,15 +44,11 @@ def test_a_mutation_changes_its_file() -> None:
 
 
 def _untouched(name: str, uid: str) -> bytes:
-    from tests.mutation.bases import bases
-
     base = next(base for base in bases() if base.name == name)
     return base.seal(base.data.replace(base.sop_instance_uid.encode(), uid.encode()))
 
 
 def test_the_verdict_on_a_picture() -> None:
-    import numpy as np
-
     ours = np.arange(6, dtype="<u2").reshape(2, 3)
     near, far, other = ours + 1, ours + 9, ours.T
     verdicts = [
@@ -65,6 +63,12 @@ def test_the_verdict_on_a_picture() -> None:
     ]
     for verdict, answers in verdicts:
         assert judge(ours, answers, 1).verdict is verdict, answers
+    assert judge(ours, {"a": far, "b": far, "c": ours}, 1, ("c",)).verdict is Verdict.WRONG
+    bright = np.array([[255, 7, 0]], np.uint8)
+    assert judge(bright, {"a": 255 - bright, "b": 255 - bright}, 2).verdict is Verdict.WRONG
+    ends = np.array([[0, 8, 255]], np.uint8)
+    assert judge(bright, {"a": ends, "b": ends}, 2).verdict is Verdict.DISPUTED
+    assert judge(bright, {"a": ends, "b": ends}, 0).verdict is Verdict.WRONG
 
 
 @pytest.mark.timeout(900)
