@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpu_render.decode.codestream import Jpeg2000Header, JpegHeader, parse_jpeg, parse_jpeg2000
+from gpu_render.decode.jpeg_probes import Ahead, Probes
 from gpu_render.errors import (
     CorruptPixelData,
     DecoderTimeout,
@@ -180,76 +181,11 @@ def _jpeg(job: Job, processes: tuple[int, ...]) -> tuple[Array, JpegHeader]:
     # The same name in and out switches libjpeg's own transform, and its guess from APP14 and JFIF, off.
     space = "GRAYSCALE" if len(header.components) == 1 else "YCBCR"
     decode = partial(imagecodecs.jpeg8_decode, colorspace=space, outcolorspace=space)
-    values = decode(job.data)
-    _check_consumed(job.data, header, values, decode)
+    probes = Probes(job.data, header)
+    with Ahead(decode, job.threads, [job.data, *probes.first()]) as decoded:
+        values = decoded(job.data)
+        probes.check(values, decoded)
     return values, header
-
-
-def _check_consumed(data: bytes, header: JpegHeader, values: Array, decode: Callable[[bytes], Array]) -> None:
-    """Raise CorruptPixelData where ``values`` took more entropy-coded data than there are, or less.
-
-    libjpeg makes up what is missing, skips what is too much, and tells nobody: so it is asked once more, with other
-    data where they matter to the last samples only.
-    """
-    # Some encoders pad with these; where they are data, the checks look at a few samples more.
-    padded = data[header.data_start : header.data_ends[0]]
-    body = header.data_start + len(padded.rstrip(b"\0\xff"))
-    one_scan, lossless = len(header.data_ends) == 1, header.start_of_frame == 0xC3
-    if lossless and one_scan and body > header.data_start:
-        whole = _check_last_byte(data, body - 1, header.data_ends[0], values, decode)
-    elif not np.array_equal(decode(_lengthened(data, header.data_ends)), values):
-        raise CorruptPixelData(_TOO_SHORT)
-    else:
-        whole = not one_scan
-    # A change of a lossless sample is always seen, one of a block's high frequencies may not be.
-    start = body - (4 if lossless else 16)
-    if not whole and header.any_bits and start > header.data_start:
-        _check_last_bytes(data, start, header.data_ends[0], values, decode)
-
-
-_TOO_SHORT = "the JPEG codestream ends before its last pixel"
-_MORE_DATA = b"\x5a" * 64
-
-
-def _lengthened(data: bytes, ends: tuple[int, ...]) -> bytes:
-    """With more entropy-coded data before each marker that ends some.
-
-    Where the data end too early, libjpeg makes the rest up and tells nobody. More of them change nothing in a picture
-    that is whole, and something in any other.
-    """
-    return _MORE_DATA.join(data[start:end] for start, end in pairwise((0, *ends, len(data))))
-
-
-def _check_last_byte(data: bytes, last: int, end: int, values: Array, decode: Callable[[bytes], Array]) -> bool:
-    """The last byte of lossless JPEG data, at ``last``, holds the last of the samples, and at most eight of them.
-
-    So another byte there, with more data behind it, changes a whole picture, and only its last samples. Where it
-    changes more, data are missing before it. False where it changes nothing.
-    """
-    for mask in (0xFF, 0xB3, 0x8F):  # the first bit is data; a change that happens to mean the same says nothing
-        other = bytes([data[last] ^ mask])
-        if other == b"\xff":  # would begin a marker
-            continue
-        changed = data[:last] + other + data[last + 1 : end] + _MORE_DATA + data[end:]
-        differs = (decode(changed) != values).reshape(-1)
-        if differs[: -8 * (end - last)].any():
-            raise CorruptPixelData(_TOO_SHORT)
-        if differs.any():
-            return True
-    return False
-
-
-def _check_last_bytes(data: bytes, start: int, end: int, values: Array, decode: Callable[[bytes], Array]) -> None:
-    """The last bytes of JPEG data, from ``start``, belong to the last samples: where others in their place change
-    nothing, samples took less data than they have, and lie in the wrong place.
-
-    Not where most bits are no code at all: libjpeg takes these for zeros, which may be what they stand for.
-    """
-    start -= data[start - 1] == 0xFF
-    for byte in (b"\x5a", b"\x33", b"\xc9", b"\x97"):
-        if not np.array_equal(decode(data[:start] + byte * 64 + data[end:]), values):
-            return
-    raise CorruptPixelData("the JPEG codestream has data behind its last pixel")
 
 
 def _jpeg_lossy(job: Job) -> tuple[Samples, str]:
