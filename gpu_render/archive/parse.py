@@ -9,7 +9,7 @@ import os
 import struct
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -31,7 +31,7 @@ from gpu_render.archive.encapsulation import (
 )
 from gpu_render.archive.files import INFLATE_STEP_BYTES, inflate, open_beneath
 from gpu_render.archive.functional_groups import FrameGroups
-from gpu_render.archive.records import geometry_to_json, layout_to_json, presentation_to_json
+from gpu_render.archive.records import geometry_to_json, layout_to_json, move_geometry, presentation_to_json
 from gpu_render.decode import find_decoder
 from gpu_render.errors import (
     CorruptPixelData,
@@ -42,7 +42,7 @@ from gpu_render.errors import (
     UnreadableFile,
     UnsupportedTransferSyntax,
 )
-from gpu_render.frame import Geometry, PixelLayout
+from gpu_render.frame import PixelLayout
 from gpu_render.header import (
     MAX_FRAME_BYTES,
     MAX_FRAMES,
@@ -464,7 +464,7 @@ class _Geometries:
         self._groups = groups
         self._frames = frames
         self._has_grid = "GridFrameOffsetVector" in ds
-        self._beside: dict[bytes, Geometry] = {}
+        self._beside: dict[bytes, str] = {}
         self._known: dict[tuple[bytes, bool], str] = {}
 
     def of(self, index: int) -> str:
@@ -474,9 +474,9 @@ class _Geometries:
             return self._of_unplaced(index)
         position, others = placed
         if others not in self._beside:
-            self._beside[others] = read_geometry(self._ds, index, self._frames)
-        beside = self._beside[others]
-        return geometry_to_json(Geometry(position, beside.image_orientation, beside.slice_location))
+            beside = read_geometry(self._ds, index, self._frames)
+            self._beside[others] = geometry_to_json(replace(beside, image_position=None))
+        return move_geometry(self._beside[others], position)
 
     def _of_unplaced(self, index: int) -> str:
         """Of frames with the same functional groups, only the first is different from the others (read_geometry),

@@ -32,6 +32,12 @@ def geometry_to_json(geometry: Geometry) -> str:
     return _dump([geometry.image_position, geometry.image_orientation, geometry.slice_location])
 
 
+def move_geometry(text: str, position: tuple[float, float, float]) -> str:
+    """``geometry_to_json``'s text of a Geometry without image position, with this one: for very many of them."""
+    x, y, z = position  # finite; then repr writes what JSON does
+    return f"[[{x!r},{y!r},{z!r}]{text.removeprefix('[null')}"
+
+
 def geometry_from_json(text: str) -> Geometry:
     """The Geometry of ``geometry_to_json``'s text."""
     position, orientation, location = json.loads(text)
