@@ -85,9 +85,10 @@ def header(content: bytes) -> None:
 
 
 def _comes_from_reading(error: Exception) -> bool:
-    """Whether pydicom's reader raised it, below read_dataset, which nothing but the net can catch."""
+    """Whether pydicom's reader raised it while the file was read, which nothing but the net can catch."""
     frames = traceback.extract_tb(error.__traceback__)
-    return any(frame.name == "read_dataset" and "pydicom" in frame.filename for frame in frames)
+    reading = any(frame.name == "_read_file" for frame in frames)
+    return reading and any(frame.name == "read_dataset" and "pydicom" in frame.filename for frame in frames)
 
 
 def _check_document(document: parse.Document, spans: bytes) -> None:

@@ -46,6 +46,13 @@ def test_exceptions_of_our_own_code_are_findings(monkeypatch: pytest.MonkeyPatch
         TARGETS["header"].run(TARGETS["header"].seeds()[-1])
 
 
+def test_a_walk_that_goes_astray_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpu_render.archive.functional_groups.FrameGroups.position", lambda *_: ((9.0, 9.0, 9.0), b""))
+    for seed in TARGETS["groups"].seeds():
+        with pytest.raises(Finding, match="pydicom"):
+            TARGETS["groups"].run(seed)
+
+
 def test_log_of_libfuzzer_is_read() -> None:
     log = "#4\tINITED cov: 11 ft: 12\n#99\tDONE   cov: 345 ft: 678 corp: 9/90b\nstat::number_of_executed_units: 1234\n"
     outcome = run.Outcome("x", run.numbers_of(log + "stat::new_units_added: 7\n"), ())
