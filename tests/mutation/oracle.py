@@ -1,6 +1,6 @@
 """Is an answered picture right? Other readers decide, on the same mutant."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -39,44 +39,43 @@ def tolerance(transfer_syntax_uid: str, components: int) -> int:
     return 1 if transfer_syntax_uid in _WAVELETS else 0
 
 
-SAME_LIBRARY: dict[str, tuple[str, ...]] = {
-    # libjpeg-turbo, CharLS and OpenJPEG decode here and in pydicom's plugins; GDCM and DCMTK have code of their own
-    # or, of OpenJPEG and CharLS, other versions.
-    **dict.fromkeys((*_JPEG, "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"), ("pydicom",)),
-    **dict.fromkeys((f"1.2.840.10008.1.2.4.{n}" for n in (90, 91, 92, 93, 203)), ("pydicom",)),
-}
-"""Readers that use the library that decodes a transfer syntax here: their word for us counts for nothing."""
+OURS = "ours"
 
 
-def judge(ours: Array, others: Mapping[str, Array], allowed: int, same_library: Collection[str] = ()) -> Judgement:
-    """WRONG: two readers or more agree with each other, and no reader with another library agrees with us.
+def implementations(transfer_syntax_uid: str) -> dict[str, str]:
+    """Reader -> whose code decodes this transfer syntax for it, where that is not code of its own.
 
-    DISPUTED: some reader differs from us, but another agrees with us, or those that differ do not agree either, or
-    only where a sample is at one end of the range and theirs at the other: DCMTK and GDCM have IJG's old libjpeg,
-    which wraps values far beyond the range instead of clamping them (test_decode.py has the proof).
+    libjpeg-turbo, CharLS and OpenJPEG decode here and in pydicom's plugins. GDCM and DCMTK both have IJG's libjpeg, so
+    that of lossy JPEG, where it matters how overflow is treated, they are one voice, and the reference is another.
+    """
+    shared = {"pydicom": OURS} if transfer_syntax_uid in _SHARED else {}
+    return shared | ({"GDCM": "IJG", "DCMTK": "IJG"} if transfer_syntax_uid in _JPEG else {})
+
+
+_SHARED = (*_JPEG, *(f"1.2.840.10008.1.2.4.{n}" for n in (80, 81, 90, 91, 92, 93, 203)))
+
+
+def judge(ours: Array, others: Mapping[str, Array], allowed: int, code: Mapping[str, str] | None = None) -> Judgement:
+    """WRONG: two implementations or more agree with each other, and none but our own agrees with us.
+
+    DISPUTED: some reader differs from us, but another agrees with us, or those that differ do not agree either.
+    ``code``: reader -> implementation, as ``implementations`` says.
     """
     differences = {name: difference(ours, other) for name, other in others.items()}
     if not differences:
         return Judgement(Verdict.ONLY_WE, {})
+    whose = {name: (code or {}).get(name, name) for name in differences}
     differ = [name for name, largest in differences.items() if not 0 <= largest <= allowed]
     if not differ:
         return Judgement(Verdict.AGREED, differences)
-    supported = any(name not in differ and name not in same_library for name in differences)
-    against = [name for name in differ if not wrapped(ours, others[name], allowed)]
+    supported = any(name not in differ and whose[name] != OURS for name in differences)
     united = any(
-        0 <= difference(others[one], others[other]) <= allowed for one in against for other in against if one < other
+        whose[one] != whose[other] and 0 <= difference(others[one], others[other]) <= allowed
+        for one in differ
+        for other in differ
+        if one < other
     )
     return Judgement(Verdict.WRONG if united and not supported else Verdict.DISPUTED, differences)
-
-
-def wrapped(one: Array, other: Array, allowed: int) -> bool:
-    """Whether two pictures of a lossy JPEG differ by no more than allowed, but for samples that are at the two ends of
-    the range of 8 or 12 bits."""
-    if not allowed or one.shape != other.shape or one.dtype.kind == "f":
-        return False
-    top = 255 if one.dtype.itemsize == 1 else 4095
-    apart = np.abs(one.astype(np.int64) - other.astype(np.int64))
-    return bool(np.all((apart <= allowed) | (apart == top)))
 
 
 def difference(one: Array, other: Array) -> int:

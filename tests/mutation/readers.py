@@ -1,4 +1,4 @@
-"""Other readers of the same files, each in a process that may be killed: pydicom's plugins, GDCM, DCMTK, plain bytes.
+"""Other readers of the same files, each in a process that may be killed: pydicom's plugins, GDCM, DCMTK, two of ours.
 
 ``python -m tests.mutation.readers NAME`` answers requests on its standard input. A reader refuses by raising.
 """
@@ -27,6 +27,7 @@ from pydicom.dataset import Dataset
 from pydicom.pixels.utils import pixel_array
 
 from tests.mutation.bases import NATIVE, make_base
+from tests.mutation.jpeg_reference import decode
 
 Array = npt.NDArray[Any]
 Reader = Callable[[Path, list[int]], dict[int, Array]]
@@ -183,11 +184,21 @@ def _native_frame(base: Any, frame: int, samples: int, bits: int) -> bytes:
     return bytes(raw[:size])
 
 
+def read_reference(path: Path, frames: list[int]) -> dict[int, Array]:
+    """Baseline and extended JPEG of one frame, as ISO 10918-1 says it: see jpeg_reference.py."""
+    base = make_base(path.name, path.read_bytes())
+    if base.syntax not in JPEG[:2] or base.frames != 1:
+        raise ValueError("another transfer syntax, or several frames")
+    joined = b"".join(base.data[offset : offset + length] for offset, length in base.codestreams)
+    return {frames[0]: decode(joined)}
+
+
 READERS: dict[str, Reader] = {
     "pydicom": read_pydicom,
     "GDCM": read_gdcm,
     "DCMTK": read_dcmtk,
     "bytes": read_native,
+    "reference": read_reference,
 }
 
 

@@ -22,7 +22,7 @@ from api.problems import STATUS
 from benchmarks.data import prepare
 from gpu_render.archive.parse import _made_up
 from tests.mutation.mutate import CONTROL, Mutant, controls, mutants
-from tests.mutation.oracle import SAME_LIBRARY, Judgement, Verdict, judge, tolerance
+from tests.mutation.oracle import Judgement, Verdict, implementations, judge, tolerance
 from tests.mutation.readers import READERS, Array, ReaderProcess
 from tests.mutation.service import ANSWER_LIMIT_S, MIB, Footprint, Reply, Service, Watch, serving, wait_for_scan
 
@@ -404,6 +404,5 @@ def _judge(
         allowed = tolerance(outcome.syntax, ours.shape[2] if ours.ndim == 3 else 1)
         original = originals.get((outcome.mutant.base, frame))
         unchanged = original is not None and original.dtype == ours.dtype and np.array_equal(original, ours)
-        outcome.judgements[frame] = replace(
-            judge(ours, others, allowed, SAME_LIBRARY.get(outcome.syntax, ())), unchanged=unchanged
-        )
+        judgement = judge(ours, others, allowed, implementations(outcome.syntax))
+        outcome.judgements[frame] = replace(judgement, unchanged=unchanged)
