@@ -281,6 +281,8 @@ def _wavelet_samples(job: Job, header: Jpeg2000Header, values: Array) -> tuple[S
 def _jpeg_xl(job: Job) -> tuple[Samples, str]:
     """JPEG XL (ISO 18181-1). Its size is only known once decoded; the worker's memory limit stands before that."""
     _check_jpeg_xl(job)
+    if b"jbrd" in job.data and job.layout.photometric_interpretation.startswith("YBR"):
+        raise CorruptPixelData("a recompressed JPEG, which comes out as RGB, in a dataset that says YBR")
     values = imagecodecs.jpegxl_decode(job.data, keeporientation=True, numthreads=job.threads)
     if values.shape != job.layout.shape or values.dtype.kind != "u":
         raise CorruptPixelData(f"the codestream has shape {values.shape}, the dataset says {job.layout.shape}")

@@ -300,6 +300,18 @@ def test_jpeg_xl_recompression_equals_the_jpeg_it_came_from() -> None:
     assert named == photometric == "YBR_FULL"
 
 
+@pytest.mark.parametrize("photometric", ["YBR_FULL", "YBR_FULL_422"])
+@pytest.mark.parametrize("uid", [JXL, JXL_LOSSY])
+def test_a_recompressed_jpeg_that_calls_itself_jpeg_xl_is_not_converted_twice(uid: str, photometric: str) -> None:
+    """libjxl itself makes RGB of the JPEG inside, whatever the dataset calls it."""
+    original = np.stack([waves(grey(8)), waves(grey(8)).T, waves(grey(8))[::-1]], -1)
+    jpeg = imagecodecs.jpeg8_encode(original, level=95, subsampling="444")
+    data = bytes(imagecodecs.jpegxl_encode_jpeg(jpeg))
+    assert difference(in_process(data, uid, colour())[0], imagecodecs.jpeg8_decode(jpeg)) <= 4
+    with pytest.raises(CorruptPixelData, match="recompressed"):
+        in_process(data, uid, colour(photometric=photometric))
+
+
 @pytest.mark.parametrize(
     ("precision", "signed", "representation", "values", "expected"),
     [
