@@ -307,7 +307,7 @@ def test_a_recompressed_jpeg_that_calls_itself_jpeg_xl_is_not_converted_twice(ui
     original = np.stack([waves(grey(8)), waves(grey(8)).T, waves(grey(8))[::-1]], -1)
     jpeg = imagecodecs.jpeg8_encode(original, level=95, subsampling="444")
     data = bytes(imagecodecs.jpegxl_encode_jpeg(jpeg))
-    assert difference(in_process(data, uid, colour())[0], imagecodecs.jpeg8_decode(jpeg)) <= 4
+    assert difference(in_process(data, uid, colour())[0], imagecodecs.jpeg8_decode(jpeg)) <= 20  # YBR would be 100 off
     with pytest.raises(CorruptPixelData, match="recompressed"):
         in_process(data, uid, colour(photometric=photometric))
 
