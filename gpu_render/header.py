@@ -115,11 +115,20 @@ def text(ds: Dataset, keyword: str, limit: int = 1024) -> str:
 
     Control characters are dropped and what no Unicode text can hold is replaced.
     """
+    return _clean(_joined(ds, keyword)[:limit])
+
+
+def uid_text(ds: Dataset, keyword: str) -> str:
+    """A UID as it stands there, right or wrong, without its padding (PS3.5 9.1); empty where absent."""
+    return _joined(ds, keyword)[:128].strip("\0 ")
+
+
+def _joined(ds: Dataset, keyword: str) -> str:
     try:
         parts = [str(value) for value in _values(ds, keyword) if value is not None]
     except (_BadValueError, *_CONVERSION_ERRORS):
         return ""
-    return _clean("\\".join(parts)[:limit])
+    return "\\".join(parts)
 
 
 def _clean(value: str) -> str:

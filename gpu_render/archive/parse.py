@@ -55,6 +55,7 @@ from gpu_render.header import (
     read_number_of_frames,
     read_presentation,
     text,
+    uid_text,
 )
 from gpu_render.reference import check_uid
 
@@ -177,7 +178,7 @@ def _read_file(descriptor: int) -> _File:
         _find_beginning(stream)
         meta = read_dataset(stream, False, True, stop_when=_behind_file_meta)
         begin = stream.tell()
-        uid = text(meta, "TransferSyntaxUID", 64)
+        uid = uid_text(meta, "TransferSyntaxUID")
         if text(meta, "MediaStorageSOPClassUID", 64) == _DICOMDIR:
             raise UnreadableFile("a DICOMDIR, not an image")
         source: BinaryIO = stream
@@ -195,7 +196,7 @@ def _read_file(descriptor: int) -> _File:
         uid == EXPLICIT_BE,
         pixels,
         begin if uid == DEFLATED else 0,
-        text(meta, "MediaStorageSOPInstanceUID", 64),
+        uid_text(meta, "MediaStorageSOPInstanceUID"),
     )
 
 
@@ -365,9 +366,9 @@ def _identify(file: _File, identity: str) -> Document:
     """The three UIDs. One that is missing is made up, always the same for the same file: an object without UIDs can
     be shown, but belongs to no study of others. Raises UnreadableFile for malformed ones."""
     ds = file.ds
-    sop = text(ds, "SOPInstanceUID", 128) or file.media_sop_instance_uid or _made_up("instance", identity)
-    study = text(ds, "StudyInstanceUID", 128) or _made_up("study", sop)
-    series = text(ds, "SeriesInstanceUID", 128) or _made_up("series", study)
+    sop = uid_text(ds, "SOPInstanceUID") or file.media_sop_instance_uid or _made_up("instance", identity)
+    study = uid_text(ds, "StudyInstanceUID") or _made_up("study", sop)
+    series = uid_text(ds, "SeriesInstanceUID") or _made_up("series", study)
     return {
         "study_instance_uid": _checked_uid(study, "Study Instance UID"),
         "series_instance_uid": _checked_uid(series, "Series Instance UID"),

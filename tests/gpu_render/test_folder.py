@@ -43,6 +43,7 @@ from tests.data import (
     J2K_LOSSLESS,
     JPEG_BASELINE,
     RLE,
+    Raw,
     corpus,
     encapsulate,
     file_bytes,
@@ -859,6 +860,20 @@ def test_missing_uids_are_made_up_and_stay(tmp_path: Path, open_archive: Opener)
     os.utime(tmp_path / "a.dcm", (1, 1))
     archive.scan()
     assert only(archive).ref == ref
+
+
+@pytest.mark.parametrize("wrong", ["1.2.3\x014", "1.2.3\n4", "1.2.3 4", "1.2.3\\4", "x" * 64])
+def test_a_malformed_uid_is_not_mended_into_another(wrong: str, tmp_path: Path, open_archive: Opener) -> None:
+    for keyword in ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
+        tags = image(2, 2, **{keyword: Raw("UI", wrong.encode())})
+        write(tmp_path / f"{keyword}.dcm", tags | {"SOPInstanceUID": tags["SOPInstanceUID"]}, bytes(8))
+    write(tmp_path / "padded.dcm", image(2, 2, SOPInstanceUID=Raw("UI", b"1.2.3 \0")), bytes(8))
+    archive = open_archive(tmp_path)
+    archive.scan()
+    assert only(archive).ref.sop_instance_uid == "1.2.3"
+    reasons = {entry.path: entry.reason for entry in archive.status().unreadable}
+    assert len(reasons) == 3
+    assert all("malformed" in reason and wrong not in reason for reason in reasons.values())
 
 
 def parse_bytes(content: bytes) -> dict[str, Any] | None:
