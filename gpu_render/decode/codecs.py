@@ -229,7 +229,9 @@ def _jpeg_ls(job: Job) -> tuple[Samples, str]:
 def _jpeg2000(job: Job) -> tuple[Samples, str]:
     """JPEG 2000, and HTJ2K that may be lossy, through OpenJPEG, which clamps to the codestream's precision."""
     header = _jpeg2000_header(job, max_precision=24)
-    values = imagecodecs.jpeg2k_decode(job.data[header.start : header.end], numthreads=job.threads)
+    # With threads, OpenJPEG forgets the error of a high-throughput code block and shows what was decoded of it.
+    threads = 1 if header.high_throughput else job.threads
+    values = imagecodecs.jpeg2k_decode(job.data[header.start : header.end], numthreads=threads)
     return _wavelet_samples(job, header, values)
 
 

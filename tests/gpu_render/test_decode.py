@@ -211,6 +211,27 @@ def test_point_transform_of_lossless_jpeg_is_undone(predictor: int, shift: int) 
     np.testing.assert_array_equal(values, ramp >> shift << shift)
 
 
+def test_damage_of_a_high_throughput_code_block_is_an_error_on_any_number_of_threads() -> None:
+    """OpenJPEG forgets the error of a code block that another thread decodes, and shows what was decoded of it."""
+    pixels = np.random.default_rng(1).integers(0, 1500, (64, 64)).astype(np.uint16)
+    whole = bytes(imagecodecs.htj2k_encode(np.sort(pixels, axis=1)))
+    refused = 0
+    for place in range(100, len(whole) - 30, 17):
+        damaged = whole[:place] + b"\xff" * 29 + whole[place + 29 :]
+        outcomes = [lossy_htj2k(damaged, threads) for threads in (1, 2)]
+        assert outcomes[0] == outcomes[1], place
+        refused += outcomes[0] is None
+    assert refused > 3
+
+
+def lossy_htj2k(codestream: bytes, threads: int) -> bytes | None:
+    layout = PixelLayout(64, 64, 1, 16, 16, 15, 0, "MONOCHROME2")
+    try:
+        return run_codec("jpeg2000", Job(codestream, layout, threads, True))[0].tobytes()
+    except RenderError:
+        return None
+
+
 @pytest.mark.parametrize("level", [0.002, 0.01, 0.05])
 def test_lossy_htj2k_never_wraps_white_to_black(level: float) -> None:
     layout = grey(8, side=256)
