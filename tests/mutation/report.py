@@ -15,6 +15,8 @@ from tests.mutation.service import MIB, Footprint
 
 FLAT = 0.05
 """How much memory may rise between the warm-up and the end."""
+KEPT_BYTES = 64 * MIB
+"""What decoder processes may keep beyond that of what they freed, for the next large frame (decision 0003)."""
 NEIGHBOUR_LIMIT_S = 5.0
 """The promise's alarm: what a neighbour's request may take beside all this."""
 
@@ -96,10 +98,12 @@ def faults(run: Run) -> list[str]:
         found.append(f"the service is not ready at the end: {run.ready}")
     if run.neighbour.slowest_s > NEIGHBOUR_LIMIT_S:
         found.append(f"a neighbour waited {run.neighbour.slowest_s:.1f} s")
-    for name, of in (("service", _rss), ("workers", _workers_rss)):
-        held = memory(run.footprints[run.warm :], of)
-        if held.growth > FLAT:
-            found.append(f"memory of the {name} is not flat: {held}")
+    asked = run.footprints[run.warm :]
+    service, workers = memory(asked, _rss), memory(asked, _workers_rss)
+    if service.growth > FLAT:
+        found.append(f"memory of the service is not flat: {service}")
+    if workers.growth > FLAT and workers.after - workers.before > KEPT_BYTES:
+        found.append(f"memory of the decoder processes is not flat: {workers}")
     return found
 
 
