@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import logging
 import math
 import mmap
 import os
@@ -27,6 +28,8 @@ OPERATIONS: Mapping[str, str] = {
     "parse": "gpu_render.archive.parse:parse_file",
 }
 """What a worker can do, as ``module:function``; imported in the worker, when first asked for."""
+
+log = logging.getLogger("gpu_render")
 
 Json = dict[str, Any]
 Bytes = npt.NDArray[np.uint8]
@@ -295,6 +298,7 @@ class _Worker:
             reply = receive_message(self._sock, deadline)
         except TimeoutError:
             self._end()
+            log.warning("a process for %s was stopped at its time limit of %.1f s", operation, timeout_s)
             raise DecoderTimeout(f"{operation} was stopped at its time limit of {timeout_s:.1f} s") from None
         except (BrokenMessage, OSError):
             raise self._lost(operation) from None
@@ -315,6 +319,7 @@ class _Worker:
         self._end()
         code = self._process.returncode
         how = signal.Signals(-code).name if code < 0 else f"status {code}"
+        log.warning("a process for %s died (%s) and is replaced", operation, how)
         # SIGKILL comes from outside, as from a machine without memory: that says nothing against the bytes.
         kind = DecoderTimeout if code == -signal.SIGKILL else CorruptPixelData
         return kind(f"the {operation} process died ({how}); other frames are not affected")

@@ -524,7 +524,7 @@ _ERROR_LINES: dict[str, tuple[str, Tests]] = {
         *_broken("rle-half", "jpeg-half", "j2k-half", "explicit-value-short", "explicit-file-cut", "third-frame-cut"),
     )),
     "error-422-decoder": ("A decoder that failed, hung or ran out of memory: 422, and only for its frame", (
-        f"{_WORKERS}test_a_crash_costs_one_call",
+        f"{_WORKERS}test_a_crash_costs_one_call_and_is_logged",
         f"{_WORKERS}test_a_hang_is_stopped_at_its_time_limit_and_reaped",
         f"{_WORKERS}test_a_memory_bomb_is_stopped_and_the_worker_survives",
         f"{_ERRORS}test_every_row_of_the_table_of_statuses_occurs",

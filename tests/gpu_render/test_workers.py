@@ -71,9 +71,12 @@ def test_the_result_is_a_copy_that_outlives_the_next_call(pool: WorkerPool) -> N
 
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGKILL])
-def test_a_crash_costs_one_call(pool: WorkerPool, number: signal.Signals) -> None:
+def test_a_crash_costs_one_call_and_is_logged(
+    pool: WorkerPool, number: signal.Signals, caplog: pytest.LogCaptureFixture
+) -> None:
     with pytest.raises(CorruptPixelData, match=f"crash process died .{number.name}"):
         call(pool, "crash", signal=number)
+    assert caplog.messages == [f"a process for crash died ({number.name}) and is replaced"]
     assert call(pool, "echo", b"next")[1] == b"next"
 
 
@@ -94,10 +97,11 @@ def test_a_crash_does_not_disturb_its_neighbour(pool: WorkerPool) -> None:
         assert neighbour.result()[1] == b"neighbour"
 
 
-def test_a_hang_is_stopped_at_its_time_limit_and_reaped(pool: WorkerPool) -> None:
+def test_a_hang_is_stopped_at_its_time_limit_and_reaped(pool: WorkerPool, caplog: pytest.LogCaptureFixture) -> None:
     pid = pid_of(pool)
     with pytest.raises(DecoderTimeout, match=r"time limit of 0\.2 s"):
         call(pool, "hang", timeout_s=0.2)
+    assert caplog.messages == ["a process for hang was stopped at its time limit of 0.2 s"]
     assert not Path(f"/proc/{pid}").exists()
     assert call(pool, "echo", b"next")[1] == b"next"
 
