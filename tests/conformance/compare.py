@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpu_render.frame import Rescale
-from tests.conformance.exceptions import Exception_, find_exception
+from gpu_render.frame import Rescale, Window
+from tests.conformance.deviations import Deviation, find_deviation
 from tests.conformance.ours import Ours
 from tests.conformance.readers import Answer
 from tests.conformance.samples import Sample
@@ -129,10 +129,10 @@ def _one(sample: Sample, ours: Ours, reader: str, stage: str, theirs: Mapping[in
         samples += own.size
     few = differing <= math.ceil(samples * MILLIONTHS / 1e6)
     off_by_more = largest > (1 if stage not in ("stored", "modality") and few else allowed)
-    exception: Exception_ | None = find_exception(sample, reader, stage) if off_by_more else None
-    if exception is not None:
-        exception.used = True
-        return Comparison(stage, reader, Verdict.EXPLAINED, largest, differing, samples, exception.reason)
+    deviation: Deviation | None = find_deviation(sample, reader, stage) if off_by_more else None
+    if deviation is not None:
+        deviation.used = True
+        return Comparison(stage, reader, Verdict.EXPLAINED, largest, differing, samples, deviation.reason)
     verdict = Verdict.DIFFERENT if off_by_more else Verdict.WITHIN if differing else Verdict.EQUAL
     return Comparison(stage, reader, verdict, largest, differing, samples)
 
@@ -172,5 +172,6 @@ def _allowed(ours: Ours, reader: str, stage: str) -> float:
         return rounding + 2 * lossy  # the largest factor of chrominance is 1.772
     assert ours.ask is not None
     windows = dict(ours.ask.windows)
-    shown = windows.get(stage) or next(((w.center, w.width, w.function) for w in presentation.voi), (0, 1.0, ""))  # type: ignore[union-attr]
-    return rounding + 1 + math.ceil(lossy * slope * 255 / max(1.0, shown[1] - 1))
+    own = next((voi.width for voi in presentation.voi if isinstance(voi, Window)), 1.0)
+    width = windows[stage][1] if stage in windows else own
+    return rounding + 1 + math.ceil(lossy * slope * 255 / max(1.0, width - 1))
