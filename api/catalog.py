@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from api.problems import RESPONSES
 from api.service import Service, service_of
+from gpu_render import PIPELINE_VERSION
 from gpu_render.archive import FrameRecord, SeriesManifest, SeriesRecord, StudyRecord
 from gpu_render.frame import LookupTable, PixelLayout, Rescale, Window
 from gpu_render.reference import FrameRef, check_uid
@@ -97,6 +98,7 @@ def frame_json(frame: FrameRecord) -> Json:
         "frame_number": frame.ref.frame_number,
         "instance_number": frame.instance_number,
         "url": frame_path(frame.ref),
+        "version": f"{PIPELINE_VERSION}-{frame.version}",
         "shape": layout.shape,
         "dtype": layout.dtype.str,
         "samples_per_pixel": layout.samples_per_pixel,

@@ -297,7 +297,13 @@ def _groups(ds: Dataset, frame_index: int, keyword: str) -> Iterator[Dataset]:
 
 
 # Where Pixel Presentation of a single frame stands (C.8.13.5.1, C.8.15.3.1, C.8.22.5.1).
-_FRAME_TYPES = ("MRImageFrameTypeSequence", "CTImageFrameTypeSequence", "PETFrameTypeSequence")
+_FRAME_TYPES = (
+    "MRImageFrameTypeSequence",
+    "CTImageFrameTypeSequence",
+    "PETFrameTypeSequence",
+    "XRay3DFrameTypeSequence",
+    "USImageDescriptionSequence",
+)
 
 PRESENTATION_GROUPS = (
     "PixelValueTransformationSequence",
@@ -345,6 +351,11 @@ def read_presentation(ds: Dataset, layout: PixelLayout, frame_index: int = 0) ->
     )
 
 
+# X-Ray Angiographic and X-Ray Radiofluoroscopic Image Storage: their Modality LUT undoes Pixel Intensity Relationship
+# (C.8.7.1.1.2), and their windows are those of stored values.
+_XRAY_INTENSITY_LUTS = ("1.2.840.10008.5.1.4.1.1.12.1", "1.2.840.10008.5.1.4.1.1.12.2")
+
+
 def _read_modality(
     ds: Dataset, layout: PixelLayout, frame_index: int, notes: list[str]
 ) -> Rescale | LookupTable | None:
@@ -354,6 +365,9 @@ def _read_modality(
         except _BadValueError as error:
             raise CorruptPixelData(f"{error} is malformed") from None
         lut = _item(source, "ModalityLUTSequence") if source is ds else None
+        if lut is not None and text(ds, "SOPClassUID", 64) in _XRAY_INTENSITY_LUTS:
+            notes.append("Modality LUT ignored: in X-ray angiography it leads back to intensities, not to a picture")
+            lut = None
         if lut is not None and not layout.is_float:
             if slope is not None:
                 notes.append("Rescale Slope and Intercept ignored: there is a Modality LUT")

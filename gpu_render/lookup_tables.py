@@ -27,12 +27,12 @@ def unpack_entries(words: Entries, entries: int, bits: int) -> tuple[Entries, in
     """``entries`` values of ``bits`` bits each, and how many bits they really have.
 
     Entries of 8 bits may come packed two to a word, low byte first (PS3.3 C.11.1.1.1), or one to a word. Data half
-    as long as a descriptor of more than 8 bits asks for are 8-bit entries; 8-bit entries with a value above 255 are
-    16-bit ones. One word of padding is allowed. Raises CorruptPixelData where the lengths disagree otherwise.
+    as long as a descriptor of more than 8 bits asks for are 8-bit entries; entries with a value beyond the declared
+    bits are 16-bit ones. One word of padding is allowed. Raises CorruptPixelData where the lengths disagree otherwise.
     """
     if entries <= words.size <= entries + 1:
         values = words[:entries]
-        return values, 16 if bits == 8 and values.max() > 255 else bits
+        return values, 16 if int(values.max()) >> bits else bits
     if words.size == (entries + 1) // 2:
         packed = words.astype("<u2").view(np.uint8)
         return packed[:entries].astype(np.uint16), 8

@@ -285,7 +285,9 @@ def _fold_grey(
     record["invert"] = presentation.inverse != view.invert
     voi = choose_voi(presentation, view)
     if voi is None:
-        voi = auto_window(presentation, extent)
+        # A frame that is all foreground must not look like one that is all background.
+        one_bit = layout.bits_stored == 1 and not isinstance(presentation.modality, LookupTable)
+        voi = auto_window(presentation, (0.0, 1.0) if one_bit else extent)
     window = voi if isinstance(voi, Window) else None
     if presentation.palette is not None:
         return _fold_supplemental(record, presentation, voi, layout)

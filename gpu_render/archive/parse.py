@@ -19,6 +19,7 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag
+from pydicom.valuerep import EXPLICIT_VR_LENGTH_16, EXPLICIT_VR_LENGTH_32
 
 from gpu_render.archive.encapsulation import (
     ITEM,
@@ -221,8 +222,7 @@ def _find_beginning(stream: BinaryIO) -> None:
     raise UnreadableFile("not a DICOM file")
 
 
-_VR_NAMES = b"AEASATCSDADSDTFDFLISLOLTOBOWPNSHSLSQSSSTTMUIULUNUSUT"
-_VRS = frozenset(_VR_NAMES[index : index + 2] for index in range(0, len(_VR_NAMES), 2))
+_VRS = frozenset(vr.encode() for vr in (*EXPLICIT_VR_LENGTH_16, *EXPLICIT_VR_LENGTH_32))
 
 
 def _guess_transfer_syntax(stream: BinaryIO) -> str:
@@ -416,7 +416,7 @@ def _check_transfer_syntax(file: _File, pixels: PixelElement) -> None:
 
 def _describe_frames(ds: Dataset, layout: PixelLayout, frames: int) -> Document:
     """Presentation and geometry of the object, and of the frames that differ from it."""
-    base_presentation = presentation_to_json(read_presentation(ds, layout, 0))
+    base_presentation = _presentation(ds, layout, 0)
     presentations = {base_presentation: 0}
     groups = ds.get("PerFrameFunctionalGroupsSequence")
     if groups and len(groups) < frames:
@@ -431,13 +431,21 @@ def _describe_frames(ds: Dataset, layout: PixelLayout, frames: int) -> Document:
     for index in range(1, frames):
         presentation = shared
         if presentation is None or presentation_varies(ds, index):
-            presentation = presentation_to_json(read_presentation(ds, layout, index))
+            presentation = _presentation(ds, layout, index)
             shared = shared if presentation_varies(ds, index) else presentation
         number = presentations.setdefault(presentation, len(presentations))
         geometry = geometry_to_json(read_geometry(ds, index, frames))
         if number or geometry != base_geometry:
             rows.append([index + 1, number, geometry])
     return {"presentations": list(presentations), "geometry": base_geometry, "frames": rows}
+
+
+def _presentation(ds: Dataset, layout: PixelLayout, index: int) -> str:
+    """The Presentation of a frame, as JSON. An error of one frame is one of the object, and says which frame it was."""
+    try:
+        return presentation_to_json(read_presentation(ds, layout, index))
+    except (CorruptPixelData, NotRenderable) as error:
+        raise type(error)(f"frame {index + 1}: {error}" if index else str(error)) from None
 
 
 def _describe_walked(ds: Dataset, layout: PixelLayout, frames: int, groups: FrameGroups) -> Document:
@@ -449,7 +457,7 @@ def _describe_walked(ds: Dataset, layout: PixelLayout, frames: int, groups: Fram
     for index in range(frames):
         key = groups.presentation(index)
         if key not in numbers:
-            presentation = presentation_to_json(read_presentation(ds, layout, index))
+            presentation = _presentation(ds, layout, index)
             numbers[key] = presentations.setdefault(presentation, len(presentations))
         geometry = geometries.of(index)
         if numbers[key] or geometry != base:
@@ -585,7 +593,8 @@ def _check_follower(descriptor: int, file: _File, pixels: PixelElement) -> None:
     if not any(tail):
         return
     group = int.from_bytes(tail[:2], "big" if file.big_endian else "little")
-    known = file.transfer_syntax_uid == IMPLICIT_LE or group == 0xFFFE or tail[4:] in _VRS
+    implicit = file.ds.original_encoding[0]  # as pydicom found it, whatever the transfer syntax says
+    known = implicit or group == 0xFFFE or tail[4:] in _VRS
     if len(tail) < 6 or group < 0x7FE0 or not known:
         raise CorruptPixelData("what follows Pixel Data is no element: the file has lost or gained bytes")
 

@@ -368,12 +368,19 @@ def _image_size(segment: _Reader) -> _ImageSize:
 
 
 def _walk_tile_parts(reader: _Reader, size: _ImageSize, coding: _Coding) -> None:
-    """From behind the first SOT marker to the end of codestream; every tile must be there (A.4.2)."""
-    seen: set[int] = set()
+    """From behind the first SOT marker to the end of codestream; every tile must be there, with all of its parts where
+    any of them says how many these are (A.4.2)."""
+    parts: dict[int, int] = {}
+    declared: dict[int, int] = {}
     while True:
         start = reader.position - 2
-        tile, length = reader.segment().take(">HI")
-        seen.add(tile)
+        tile, length, part, count = reader.segment().take(">HIBB")
+        if part != parts.get(tile, 0):
+            raise CorruptPixelData("the tile-parts of the JPEG 2000 codestream are not complete or not in order")
+        parts[tile] = part + 1
+        declared[tile] = count or declared.get(tile, 0)
+        if not length and not reader.data[: reader.end].rstrip(b"\0").endswith(b"\xff\xd9"):
+            raise CorruptPixelData("the JPEG 2000 codestream is truncated: nothing says where its last tile-part ends")
         end = start + length if length else reader.end
         if tile >= size.tiles or end > reader.end or end < reader.position:
             raise CorruptPixelData("the JPEG 2000 codestream is truncated, or has an impossible tile-part")
@@ -381,11 +388,13 @@ def _walk_tile_parts(reader: _Reader, size: _ImageSize, coding: _Coding) -> None
         while (marker := header.take(">H")[0]) != 0xFF93:
             coding.read(marker, header.segment())
         reader.position = end
-        # The end of codestream marker is often missing, or followed by padding.
+        # What follows the end of codestream marker is padding. Without one, OpenJPEG refuses the codestream.
         if reader.end - end < 2 or reader.take(">H")[0] != 0xFF90:
             break
-    if len(seen) != size.tiles:
-        raise CorruptPixelData(f"the JPEG 2000 codestream has {len(seen)} of {size.tiles} tiles")
+    if len(parts) != size.tiles:
+        raise CorruptPixelData(f"the JPEG 2000 codestream has {len(parts)} of {size.tiles} tiles")
+    if any(parts[tile] < count for tile, count in declared.items()):  # some encoders write one less than there are
+        raise CorruptPixelData("the JPEG 2000 codestream lacks tile-parts")
     if reader.data.find(b"\xff\x4f\xff\x51", end) >= 0:
         raise CorruptPixelData("the JPEG 2000 codestream has another one behind its end")
 

@@ -11,6 +11,7 @@ from pydicom.uid import UID
 from starlette.testclient import TestClient
 
 from api.app import create_app
+from gpu_render import PIPELINE_VERSION
 from gpu_render.settings import Settings
 from tests.api.conftest import sop_instance_uid, wait_for_scan
 
@@ -93,6 +94,7 @@ def test_a_manifest_holds_what_a_viewer_needs(client: TestClient, samples: Path)
     assert frame["image_orientation"] == [float(v) for v in dataset.ImageOrientationPatient]
     assert frame["windows"] == []
     assert frame["voi_lut"] is False
+    assert frame["version"].startswith(f"{PIPELINE_VERSION}-")
     assert frame["inverse"] is False
     assert frame["transfer_syntax_uid"] == dataset.file_meta.TransferSyntaxUID
 

@@ -211,6 +211,33 @@ def test_point_transform_of_lossless_jpeg_is_undone(predictor: int, shift: int) 
     np.testing.assert_array_equal(values, ramp >> shift << shift)
 
 
+@pytest.mark.parametrize("codec", ["htj2k", "jpeg2000"])
+def test_missing_tile_parts_are_an_error(codec: str) -> None:
+    """What lacks is detail: the picture of the others would be blurred, and look right."""
+    pixels = np.random.default_rng(2).integers(0, 4096, (64, 64)).astype(np.uint16)
+    whole = bytes(imagecodecs.htj2k_encode(pixels, tilepart=1))
+    starts = [place for place in range(len(whole)) if whole.startswith(b"\xff\x90\0\x0a", place)]
+    assert len(starts) > 2
+    layout = PixelLayout(64, 64, 1, 16, 12, 11, 0, "MONOCHROME2")
+    np.testing.assert_array_equal(run_codec(codec, Job(whole, layout, 1, False))[0], pixels)
+    second = whole[: starts[1]] + whole[starts[2] :]
+    for part in (whole[: starts[1]] + b"\xff\xd9", whole[: starts[-1]] + b"\xff\xd9", second):
+        with pytest.raises(CorruptPixelData, match="tile-parts"):
+            run_codec(codec, Job(part, layout, 1, False))
+
+
+def test_a_tile_part_without_a_length_needs_an_end_of_codestream() -> None:
+    pixels = np.random.default_rng(2).integers(0, 4096, (64, 64)).astype(np.uint16)
+    whole = bytearray(imagecodecs.jpeg2k_encode(pixels, level=0, reversible=True, codecformat="J2K"))
+    place = whole.index(b"\xff\x90\0\x0a")
+    whole[place + 6 : place + 10] = bytes(4)  # Psot 0: up to the end of codestream
+    layout = PixelLayout(64, 64, 1, 16, 12, 11, 0, "MONOCHROME2")
+    np.testing.assert_array_equal(run_codec("jpeg2000", Job(bytes(whole), layout, 1, False))[0], pixels)
+    for cut in (whole[:-2], whole[: len(whole) // 2]):
+        with pytest.raises(CorruptPixelData, match="truncated"):
+            run_codec("jpeg2000", Job(bytes(cut), layout, 1, False))
+
+
 def test_damage_of_a_high_throughput_code_block_is_an_error_on_any_number_of_threads() -> None:
     """OpenJPEG forgets the error of a code block that another thread decodes, and shows what was decoded of it."""
     pixels = np.random.default_rng(1).integers(0, 1500, (64, 64)).astype(np.uint16)

@@ -287,6 +287,35 @@ def test_a_modality_lut_without_a_window_shows_the_range_of_the_frames_own_value
     assert not shown.pixels[values == 63].any()
 
 
+@pytest.mark.parametrize("sop_class", ["1.2.840.10008.5.1.4.1.1.12.1", "1.2.840.10008.5.1.4.1.1.12.2"])
+def test_the_modality_lut_of_angiography_is_none_for_display(sop_class: str, tmp_path: Path, show: Show) -> None:
+    intensity = [lut(0, [1000 * k for k in range(64)], 16) | {"ModalityLUTType": "US"}]
+    file = data.write_image(
+        tmp_path / "a.dcm",
+        RAMP,
+        SOPClassUID=sop_class,
+        ModalityLUTSequence=intensity,
+        WindowCenter="32",
+        WindowWidth="64",
+    )
+    np.testing.assert_array_equal(show(file).pixels, grey(RAMP, 32, 64))
+
+
+def test_entries_beyond_their_declared_bits_have_16(tmp_path: Path, show: Show) -> None:
+    """As DCMTK takes them; clamped to 12 bits, nearly all of the picture would be white."""
+    entries = [4369 * k for k in range(16)]
+    file = data.write_image(tmp_path / "a.dcm", RAMP, VOILUTSequence=[lut(0, entries, 12)])
+    want = 17 * np.minimum(RAMP, 15)
+    np.testing.assert_array_equal(show(file).pixels, want)
+
+
+@pytest.mark.parametrize("value", [0, 1])
+def test_a_frame_of_one_bit_and_one_value_shows_which(value: int, tmp_path: Path, show: Show) -> None:
+    attributes = data.image(8, 8, BitsAllocated=1, BitsStored=1, HighBit=0)
+    file = data.write(tmp_path / "a.dcm", attributes, bytes([255 * value]) * 8)
+    assert set(show(file).pixels.flat) == {255 * value}
+
+
 def test_voi_lut_with_a_negative_first_value_after_rescale(tmp_path: Path, show: Show) -> None:
     file = data.write_image(
         tmp_path / "a.dcm", RAMP, RescaleSlope="1", RescaleIntercept="-30", WindowCenter="1", WindowWidth="2",
@@ -432,6 +461,37 @@ def test_each_frame_says_whether_its_palette_counts(tmp_path: Path, show: Show) 
     assert show(file, frame=1).pixels.shape == RAMP.shape
     np.testing.assert_array_equal(show(file, frame=1).pixels, grey(RAMP, 32, 65))
     assert np.array_equal(show(file, frame=2).pixels[RAMP >= 32], colours)
+
+
+@pytest.mark.parametrize("group", ["XRay3DFrameTypeSequence", "PETFrameTypeSequence", "CTImageFrameTypeSequence"])
+def test_the_frame_types_of_every_kind_say_what_is_colour(group: str, tmp_path: Path, show: Show) -> None:
+    shared = [{group: [{"PixelPresentation": "MONOCHROME"}]}]
+    file = data.write_image(tmp_path / "a.dcm", RAMP, PixelPresentation="MIXED", SharedFunctionalGroupsSequence=shared)
+    assert show(file).pixels.shape == RAMP.shape
+
+
+def test_an_error_of_one_frame_says_which_it_is(tmp_path: Path, show: Show) -> None:
+    slopes = [{"PixelValueTransformationSequence": [{"RescaleSlope": s, "RescaleIntercept": 0}]} for s in (1, "x", 2)]
+    file = data.write_image(tmp_path / "a.dcm", np.stack([RAMP] * 3), PerFrameFunctionalGroupsSequence=slopes)
+    with pytest.raises(CorruptPixelData, match="frame 2: RescaleSlope is malformed"):
+        show(file)
+
+
+@pytest.mark.parametrize("vr", ["OB", "OD", "OF", "OL", "OV", "SV", "UC", "UN", "UR", "UV"])
+def test_any_element_may_follow_the_pixels(vr: str, tmp_path: Path, show: Show) -> None:
+    file = data.write_image(tmp_path / "a.dcm", RAMP)
+    follower = data.element(0x7FE11010, bytes(8), vr=vr)
+    file.write_bytes(file.read_bytes() + follower)
+    np.testing.assert_array_equal(show(file, "stored").pixels, RAMP)
+
+
+def test_an_implicit_data_set_that_is_called_explicit_may_end_with_padding(tmp_path: Path, show: Show) -> None:
+    body = data.dataset(data.image(8, 8, SOPInstanceUID="1.2.3"), data.IMPLICIT_LE)
+    body += data.element(0x7FE00010, RAMP.tobytes(), data.IMPLICIT_LE)
+    body += data.element(0xFFFCFFFC, bytes(10), data.IMPLICIT_LE, vr="OB")
+    file = tmp_path / "a.dcm"
+    file.write_bytes(bytes(128) + b"DICM" + data.file_meta(data.EXPLICIT_LE, "1.2.3") + body)
+    np.testing.assert_array_equal(show(file, "stored").pixels, RAMP)
 
 
 def test_a_palette_beside_grey_pixels_is_no_reason_to_colour_them(tmp_path: Path, show: Show) -> None:

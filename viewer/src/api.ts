@@ -61,6 +61,8 @@ export interface Frame {
   transfer_syntax_uid: string;
   notes: string[];
   url: string;
+  /** Changes with the picture: answers may be kept for a year, so it is part of what is asked for. */
+  version: string;
 }
 
 export interface Series {

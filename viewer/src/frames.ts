@@ -54,7 +54,7 @@ export async function loadFrame(
   urgency?: Urgency,
 ): Promise<LoadedFrame> {
   const stage = stageOf(frame);
-  const array = await getArray(frame.url, { stage }, abort, urgency);
+  const array = await getArray(frame.url, { stage, v: frame.version }, abort, urgency);
   return stage === "display" ? renderedFrame(imageId, frame, array) : greyFrame(imageId, frame, array, stage);
 }
 
