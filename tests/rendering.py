@@ -343,6 +343,15 @@ _VOI_LINES: dict[str, tuple[str, Tests]] = {
     "empty-window": ("Present but empty counts as absent", _looks(
         "empty windows are absent", "enhanced MR whose own window is empty"
     )),
+    "lut-bits": ("LUT entries beyond their declared bits have 16", (
+        f"{_WHOLE}test_entries_beyond_their_declared_bits_have_16",
+    )),
+    "xa-lut": ("X-ray angiography: the Modality LUT leads to intensities and is none for display", (
+        f"{_WHOLE}test_the_modality_lut_of_angiography_is_none_for_display",
+    )),
+    "one-bit-flat": ("A 1-bit frame of one value shows which", (
+        f"{_WHOLE}test_a_frame_of_one_bit_and_one_value_shows_which",
+    )),
     "no-window": ("No window at all: lowest to highest value of the frame without padding", (
         *_looks("no window at all", "padding range of signed samples", "Modality LUT without VOI shows its own range"),
         f"{_WHOLE}test_a_modality_lut_without_a_window_shows_the_range_of_the_frames_own_values",
