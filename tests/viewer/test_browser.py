@@ -198,7 +198,7 @@ def test_prefetch_is_bounded_and_dropped(page: Page, service: str, archive: dict
     failed: list[str] = []
 
     def hold(route: Route) -> None:
-        match = re.search(r"/frames/(\d+)\?stage=display$", route.request.url)
+        match = re.search(r"/frames/(\d+)\?stage=display&v=", route.request.url)
         if match is not None and 2 <= int(match[1]) <= 20:
             held.append(route.request.url)
         else:
