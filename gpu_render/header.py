@@ -296,7 +296,7 @@ def _groups(ds: Dataset, frame_index: int, keyword: str) -> Iterator[Dataset]:
     yield ds
 
 
-# Where Pixel Presentation of a single frame stands (C.8.13.5.1, C.8.15.3.1, C.8.22.5.1).
+# Where Pixel Presentation of a single frame stands: the frame type macros of enhanced objects (C.8).
 _FRAME_TYPES = (
     "MRImageFrameTypeSequence",
     "CTImageFrameTypeSequence",
@@ -351,8 +351,8 @@ def read_presentation(ds: Dataset, layout: PixelLayout, frame_index: int = 0) ->
     )
 
 
-# X-Ray Angiographic and X-Ray Radiofluoroscopic Image Storage: their Modality LUT undoes Pixel Intensity Relationship
-# (C.8.7.1.1.2), and their windows are those of stored values.
+# X-Ray Angiographic and X-Ray Radiofluoroscopic Image Storage: their Modality LUT undoes Pixel Intensity Relationship;
+# a display ignores it (PS3.4 N.2.5), and their windows are those of stored values.
 _XRAY_INTENSITY_LUTS = ("1.2.840.10008.5.1.4.1.1.12.1", "1.2.840.10008.5.1.4.1.1.12.2")
 
 

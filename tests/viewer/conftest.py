@@ -159,6 +159,12 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     files = {name: root / f"{name}.dcm" for name in SAMPLES}
     for name, path in files.items():
         shutil.copyfile(sample(SAMPLES[name]), path)
+    files["ones"] = root / "ones.dcm"
+    ones = pydicom.dcmread(files["binary"])
+    ones.PixelData = b"\xff" * len(ones.PixelData)
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
+        setattr(ones, keyword, generate_uid())
+    ones.save_as(files["ones"])
     files["broken"] = root / "broken"
     files["broken"].mkdir()
     write_broken_series(files["broken"])

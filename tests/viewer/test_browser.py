@@ -109,6 +109,12 @@ def test_canvas_shows_the_pixels_that_the_service_renders(
     assert largest_difference(shown, served_display(service, header)) <= 1
 
 
+def test_a_one_bit_frame_of_nothing_but_foreground_is_white(page: Page, service: str, archive: dict[str, Path]) -> None:
+    header = open_study(page, service, archive["ones"])
+    assert (served_display(service, header) == 255).all()
+    assert (canvas_pixels(page) == 255).all()
+
+
 def test_stack_of_unlike_frames_shows_each_as_the_service_does(
     page: Page, service: str, archive: dict[str, Path]
 ) -> None:

@@ -72,7 +72,10 @@ function greyFrame(imageId: string, frame: Frame, array: RawArray, stage: Stage)
   const file = frame.rescale ?? IDENTITY;
   const linear = stage === "stored" ? file : IDENTITY;
   const padding = stage === "stored" ? frame.pixel_padding : rescaledPadding(frame.pixel_padding, file);
-  const range = rescaleRange(sampleRange(array.samples, padding), linear);
+  // As the service does: a 1-bit frame that is all foreground must not look like one that is all background.
+  const oneBit = stage === "stored" && frame.bits_stored === 1;
+  const samples = oneBit ? { lowest: 0, highest: 1 } : sampleRange(array.samples, padding);
+  const range = rescaleRange(samples, linear);
   const windows = frame.windows.filter(browserCanWindow).map(named);
   const whole = fullRange(range.lowest, range.highest);
   const first = windows[0]?.window ?? whole;
