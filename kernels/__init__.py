@@ -8,6 +8,8 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from kernels.packing import Packed
+
 
 class BackendUnavailable(RuntimeError):
     """The asked-for backend cannot run here; the message says what to install or to check."""
@@ -15,11 +17,12 @@ class BackendUnavailable(RuntimeError):
 
 class DeviceError(RuntimeError):
     """The device failed while it worked. ``lost``: it cannot be used again by this process; otherwise only this call
-    failed (its memory did not suffice, a launch was refused)."""
+    failed (its memory did not suffice, a launch was refused). ``out_of_memory``: freeing some may help."""
 
-    def __init__(self, message: str, *, lost: bool) -> None:
+    def __init__(self, message: str, *, lost: bool, out_of_memory: bool = False) -> None:
         super().__init__(message)
         self.lost = lost
+        self.out_of_memory = out_of_memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,28 +36,97 @@ class RenderJob:
     table: npt.NDArray[np.generic] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Witness:
+    """Another codestream, made from the first, that shows whether the codec really decoded that one.
+
+    ``data``: of the same size and format. Its first ``equal_samples`` samples must be equal to those of the first;
+    with ``differs`` at least one of the others must not be.
+    """
+
+    data: bytes
+    equal_samples: int
+    differs: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Codestream:
+    """One frame for the device's codec, and what becomes of the values that the codec gives.
+
+    ``value = decoded + offset`` must lie in ``low``..``high``, otherwise the frame counts as not decoded. With
+    ``sign_bits`` > 0 the value's lowest ``sign_bits`` bits are then read as ``dtype`` says: sign-extended where it is
+    signed, zero-extended where it is not. ``shape`` (rows, columns) or (rows, columns, 3), ``dtype`` in
+    SAMPLE_FORMATS with at most 2 bytes: the samples that come out. ``precision``, ``signed``: what the codestream
+    declares, so what the codec must give. ``codec``: ``jpeg`` or ``jpeg2000`` (HTJ2K too).
+    """
+
+    data: bytes
+    codec: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[np.generic]
+    precision: int
+    signed: bool
+    offset: int
+    low: int
+    high: int
+    sign_bits: int = 0
+    witnesses: tuple[Witness, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """Samples that the device's codec left on the device: their handle, and the lowest and highest of them."""
+
+    pixels: object
+    lowest: int
+    highest: int
+
+
 class Backend(Protocol):
-    """A device. All methods are called from one thread."""
+    """A device. All methods are called from one thread. Any of them raises DeviceError where the device fails.
+
+    Work is queued: ``put`` and ``launch`` return before the device has done it. A handle that the caller drops keeps
+    its memory until everything launched before has been collected.
+    """
 
     name: str
     """``cpu`` or ``cuda``."""
     description: str
     """For people: device, driver, library versions."""
+    unpacks: bool
+    """Whether ``put`` unpacks on the device, so that callers should leave frames packed."""
+    codec: str
+    """What decodes codestreams here, with all that its results may depend on; empty where nothing does."""
     download_ms: float
-    """Of the last render(): time of the copy from device to host [ms]; 0 where there is none."""
+    """Of the last collect(): time of the copy from device to host [ms]; 0 where there is none."""
 
-    def put(self, samples: npt.NDArray[np.generic]) -> object:
-        """Take C-contiguous samples of a dtype in SAMPLE_FORMATS to the device; one upload. Returns a handle."""
+    def put(self, frames: Sequence[npt.NDArray[np.generic] | Packed]) -> list[object]:
+        """Take frames to the device, one upload each: C-contiguous samples of a dtype in SAMPLE_FORMATS, or packed
+        ones, which are unpacked there. Returns their handles. The caller does not change the arrays afterwards."""
         ...
 
-    def extent(self, pixels: object, params: np.void) -> tuple[float, float] | None:
-        """Lowest and highest stored value (after shift, mask and sign extension) outside the padding range of
-        ``params``, NaNs left out; None where nothing is left. Looks at the whole frame, not at the region."""
+    def decode(self, codestreams: Sequence[Codestream]) -> list[Decoded | None]:
+        """Decode a batch in one call of the codec, and leave the samples on the device. None for each frame that the
+        codec refuses, or whose values or witnesses are not as its Codestream says. Waits until it is done."""
         ...
 
-    def render(self, jobs: Sequence[RenderJob]) -> list[npt.NDArray[np.generic]]:
-        """Render a batch: one launch, one download. Returns, per job, a C-contiguous array of the record's output
-        format, (height, width) or (height, width, 3)."""
+    def extents(self, frames: Sequence[tuple[object, np.void]]) -> list[tuple[float, float] | None]:
+        """For each (handle, FRAME_PARAMS record): lowest and highest stored value (after shift, mask and sign
+        extension) outside the padding range, NaNs left out; None where nothing is left. Looks at the whole frame, not
+        at the region. One launch and one small download for all."""
+        ...
+
+    def launch(self, jobs: Sequence[RenderJob]) -> object:
+        """Begin to render a batch; returns a ticket for ``collect``. At most two tickets are out at a time."""
+        ...
+
+    def collect(self, ticket: object) -> list[npt.NDArray[np.generic]]:
+        """Wait for a batch: one download. Returns, per job, a C-contiguous array of the record's output format,
+        (height, width) or (height, width, 3). Tickets are collected in the order of their launches."""
+        ...
+
+    def trim(self) -> None:
+        """Give memory back that no handle holds."""
         ...
 
     def memory(self) -> tuple[int, int] | None:
@@ -64,6 +136,11 @@ class Backend(Protocol):
     def close(self) -> None:
         """Release the device."""
         ...
+
+
+def render(backend: Backend, jobs: Sequence[RenderJob]) -> list[npt.NDArray[np.generic]]:
+    """Launch a batch and wait for it."""
+    return backend.collect(backend.launch(jobs))
 
 
 def open_backend(kind: Literal["auto", "cpu", "cuda"] = "auto", device: int = 0) -> Backend:

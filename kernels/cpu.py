@@ -31,13 +31,14 @@ A float32 NaN comes out as 0x7fc00000. Why float64: ``docs/decisions/0002-float6
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from kernels import RenderJob
+from kernels import Codestream, Decoded, RenderJob
 from kernels.check import Record, read, read_source, reads_table
+from kernels.packing import Packed, unpack
 from kernels.params import FRAME_PARAMS, SAMPLE_FORMATS, Colour, Curve, SampleFormat, Stage
 
 Array = npt.NDArray[Any]
@@ -59,20 +60,32 @@ class CpuBackend:
     """The NumPy backend. Handles are the arrays themselves; nothing is copied by ``put``."""
 
     name = "cpu"
+    unpacks = False
+    codec = ""
     download_ms = 0.0
 
     def __init__(self) -> None:
         self.description = f"NumPy {np.__version__}"
         self._tables: OrderedDict[tuple[object, ...], tuple[Array, Array | None]] = OrderedDict()
 
-    def put(self, samples: Array) -> Array:
-        """Check and keep ``samples``; the caller does not change them afterwards."""
+    def put(self, frames: Sequence[Array | Packed]) -> list[object]:
+        """See ``kernels.Backend.put``. Samples are kept as they are."""
+        return [self._put(unpack(frame) if isinstance(frame, Packed) else frame) for frame in frames]
+
+    def _put(self, samples: Array) -> Array:
         if samples.dtype not in SAMPLE_FORMATS or not samples.flags.c_contiguous:
             raise ValueError("samples are C-contiguous, of a dtype in SAMPLE_FORMATS")
         return samples
 
-    def extent(self, pixels: object, params: np.void) -> tuple[float, float] | None:
-        """See ``kernels.Backend.extent``."""
+    def decode(self, codestreams: Sequence[Codestream]) -> list[Decoded | None]:
+        """See ``kernels.Backend.decode``: nothing is decoded here."""
+        return [None] * len(codestreams)
+
+    def extents(self, frames: Sequence[tuple[object, np.void]]) -> list[tuple[float, float] | None]:
+        """See ``kernels.Backend.extents``."""
+        return [self._extent(pixels, params) for pixels, params in frames]
+
+    def _extent(self, pixels: object, params: np.void) -> tuple[float, float] | None:
         record = read_source(params)
         samples = _samples(pixels, record).reshape(-1)
         low, high = math.inf, -math.inf
@@ -85,10 +98,18 @@ class CpuBackend:
                     low, high = min(low, float(kept.min())), max(high, float(kept.max()))
         return (low, high) if low <= high else None
 
-    def render(self, jobs: Sequence[RenderJob]) -> list[Array]:
-        """See ``kernels.Backend.render``. An array that shows the samples unchanged is a read-only view of them."""
+    def launch(self, jobs: Sequence[RenderJob]) -> object:
+        """See ``kernels.Backend.launch``: rendered at once. An array that shows the samples unchanged is a read-only
+        view of them."""
         with np.errstate(all="ignore"):
             return [self._render(job) for job in jobs]
+
+    def collect(self, ticket: object) -> list[Array]:
+        """See ``kernels.Backend.collect``."""
+        return cast(list[Array], ticket)
+
+    def trim(self) -> None:
+        """Nothing is kept back."""
 
     def memory(self) -> None:
         """None: the host's memory is used."""
