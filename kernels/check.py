@@ -15,6 +15,7 @@ class Record(NamedTuple):
     source: int
     table: int
     output: int
+    steps: int
     slope: float
     intercept: float
     lower: float

@@ -3,10 +3,12 @@
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
+
+from kernels.params import UNPACK_PARAMS
 
 Array = npt.NDArray[Any]
 
@@ -68,6 +70,16 @@ def unpack(packed: Packed) -> Array:
     """The samples: ``packed.shape``, ``packed.dtype``, C order, memory of their own."""
     check(packed)
     return _UNPACK[packed.packing](packed)
+
+
+def unpack_record(packed: Packed) -> np.void:
+    """The UNPACK_PARAMS record, addresses 0, after ``check``."""
+    check(packed)
+    record = np.zeros((), UNPACK_PARAMS)
+    record["rows"], record["columns"] = packed.shape[:2]
+    record["samples"] = packed.shape[2] if len(packed.shape) == 3 else 1
+    record["itemsize"], record["packing"] = packed.dtype.itemsize, packed.packing
+    return cast(np.void, record[()])
 
 
 def _bits(p: Packed) -> Array:

@@ -1,7 +1,7 @@
-"""FRAME_PARAMS: the one record that tells a kernel what to do with one frame.
+"""The records that tell kernels what to do with one frame: FRAME_PARAMS, STEPS, UNPACK_PARAMS and ADOPT_PARAMS.
 
-The same bytes are read by NumPy (``cpu.py``), by CUDA (``render.cu``) and by the host-compiled test build, so the
-layout is C's: 8-byte members first, then 4-byte members, no padding. ``render.cu`` asserts the size.
+The same bytes are read by NumPy, by CUDA (``render.cu``) and by the host-compiled test build, so the layouts are C's:
+8-byte members first, then 4-byte members. ``render.cu`` asserts the sizes.
 """
 
 from enum import IntEnum
@@ -66,6 +66,7 @@ FRAME_PARAMS = np.dtype(
         ("source", "<u8"),  # first sample
         ("table", "<u8"),  # table, or 0
         ("output", "<u8"),  # where this frame's output begins
+        ("steps", "<u8"),  # STEPS (steps.py), or 0
         # Modality and window, PS3.3 C.11.1 and C.11.2, in float64.
         ("slope", "<f8"),
         ("intercept", "<f8"),
@@ -101,7 +102,63 @@ FRAME_PARAMS = np.dtype(
     ],
     align=True,
 )
-assert FRAME_PARAMS.itemsize == 9 * 8 + 22 * 4
+assert FRAME_PARAMS.itemsize == 10 * 8 + 22 * 4
+
+STEPS = np.dtype(
+    [
+        ("above", "<u4", 256),  # [g]: the first key whose grey is above g; all ones where there is none, and at 255
+        ("offset", "<i8"),  # key * gain + offset estimates the grey, in units of 2^-(32 + fraction)
+        ("gain", "<u4"),
+        ("fraction", "<i4"),
+        ("flip", "<u4"),  # key = ((container ^ flip) & mask) << 16; flip and mask say so for two containers at once
+        ("mask", "<u4"),
+        ("pad_first", "<u4"),  # keys shown as background: pad_first ... pad_first + pad_span; all ones, 0: none
+        ("pad_span", "<u4"),
+        ("invert", "<u4"),  # all ones: 255 - grey, before padding
+        ("reserved", "<u4"),
+    ],
+    align=True,
+)
+assert STEPS.itemsize == 1024 + 8 + 8 * 4
+
+UNPACK_PARAMS = np.dtype(
+    [
+        ("source", "<u8"),  # address of the packed bytes, aligned to 8; filled by the backend
+        ("output", "<u8"),  # address of the samples, aligned to 8; filled by the backend
+        ("rows", "<i4"),
+        ("columns", "<i4"),
+        ("samples", "<i4"),  # 1 or 3 per pixel
+        ("itemsize", "<i4"),  # of a sample that comes out [byte]
+        ("packing", "<i4"),  # packing.Packing
+        ("reserved", "<i4"),
+    ],
+    align=True,
+)
+assert UNPACK_PARAMS.itemsize == 2 * 8 + 6 * 4
+
+ADOPT_PARAMS = np.dtype(
+    [
+        # Addresses, filled by the backend.
+        ("source", "<u8"),  # what the codec left: rows of interleaved samples, row_stride bytes apart
+        ("output", "<u8"),  # samples, dense; 0: they are not written
+        ("reference", "<u8"),  # samples, dense, of output_format, to compare with; 0: none
+        ("stats", "<u8"),  # ADOPT_WORDS words, all ones before
+        ("row_stride", "<i8"),  # [byte]
+        ("source_format", "<i4"),  # SampleFormat, one of U8, I8, U16, I16; so is output_format
+        ("output_format", "<i4"),
+        ("rows", "<i4"),
+        ("columns", "<i4"),
+        ("samples", "<i4"),  # 1 or 3 per pixel
+        ("offset", "<i4"),  # value = what the codec left + offset
+        ("sign_bits", "<i4"),  # above 0: the value's lowest bits, read as output_format says; 0: the value itself
+        ("reserved", "<i4"),
+    ],
+    align=True,
+)
+assert ADOPT_PARAMS.itemsize == 5 * 8 + 8 * 4
+
+ADOPT_WORDS = 5
+"""uint64 words that ``adopt_batch`` reports per record: see ``adopt.py``."""
 
 
 def output_bytes(params: np.void) -> int:

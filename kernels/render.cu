@@ -26,6 +26,7 @@ struct FrameParams {
     u64 source;  // address of the first sample
     u64 table;   // address of the table, or 0
     u64 output;  // address of this frame's output
+    u64 steps;   // address of Steps, or 0
     double slope, intercept;
     double lower, span;          // modality value shown as 0; modality units from 0 to 255
     double pad_low, pad_high;    // inclusive range of stored values shown as background; NaN: none
@@ -40,7 +41,42 @@ struct FrameParams {
     int invert;
     int output_format, output_samples;
 };
-static_assert(sizeof(FrameParams) == 160, "FrameParams is params.FRAME_PARAMS");
+static_assert(sizeof(FrameParams) == 168, "FrameParams is params.FRAME_PARAMS");
+
+struct Steps {
+    u32 above[256];  // the first key whose grey is above the index; all ones where there is none, and at 255
+    long long offset;
+    u32 gain;
+    int fraction;
+    u32 flip, mask;
+    u32 pad_first, pad_span;
+    u32 invert, reserved;
+};
+static_assert(sizeof(Steps) == 1064, "Steps is params.STEPS");
+
+struct UnpackParams {
+    u64 source;  // address of the packed bytes, aligned to 8
+    u64 output;  // address of the samples, aligned to 8
+    int rows, columns, samples;
+    int itemsize;  // of a sample [byte]
+    int packing;   // Packing
+    int reserved;
+};
+static_assert(sizeof(UnpackParams) == 40, "UnpackParams is params.UNPACK_PARAMS");
+
+struct AdoptParams {
+    u64 source;      // what the codec left
+    u64 output;      // samples, dense; 0: not written
+    u64 reference;   // samples to compare with, dense; 0: none
+    u64 stats;       // five words, all ones before
+    long long row_stride;  // of the source [byte]
+    int source_format, output_format;  // one of U8, I8, U16, I16
+    int rows, columns, samples;
+    int offset;
+    int sign_bits;
+    int reserved;
+};
+static_assert(sizeof(AdoptParams) == 72, "AdoptParams is params.ADOPT_PARAMS");
 
 enum Stage { STORED, MODALITY, DISPLAY };
 enum SampleFormat { U8, I8, U16, I16, U32, I32, F32, F64 };
