@@ -37,7 +37,7 @@ from gpu_render.decode import DECODERS, codec_versions
 from gpu_render.demo import prepare_demo
 from gpu_render.errors import RenderError
 from gpu_render.frame import RenderedFrame
-from gpu_render.gpus import describe_gpus
+from gpu_render.gpus import Gpu, read_gpus
 from gpu_render.images import encode_png
 from gpu_render.renderer import Renderer
 from gpu_render.settings import Settings, default_cache_dir
@@ -316,6 +316,33 @@ def save(rendered: RenderedFrame, output: Path) -> None:
         output.write_bytes(encode_png(rendered.pixels))
 
 
+def gpu_table(gpus: list[Gpu]) -> Table:
+    """What the driver says of each GPU; a dash is what it does not say."""
+
+    def text(value: object, unit: str = "") -> str:
+        return "-" if value is None else f"{value}{unit}"
+
+    def gib(value: int | None) -> str:
+        return text(None if value is None else f"{value / 2**30:.1f}")
+
+    table = Table(title="NVIDIA GPUs", header_style="bold")
+    for heading in ("gpu", "name", "memory [GiB]", "busy", "temp.", "power [W]", "ECC errors", "clocks", "driver"):
+        table.add_column(heading, no_wrap=True)
+    for gpu in gpus:
+        table.add_row(
+            str(gpu.index),
+            text(gpu.name) if gpu.answers else "does not answer",
+            f"{gib(gpu.memory_used)} of {gib(gpu.memory_total)}",
+            text(gpu.gpu_utilization, " %"),
+            text(gpu.temperature_c, " °C"),
+            f"{text(gpu.power_w)} of {text(gpu.power_limit_w)}",
+            f"{text(gpu.ecc_uncorrected)} ({text(gpu.ecc_corrected)} corrected)",
+            text(None if gpu.throttle_reasons is None else ", ".join(gpu.throttle_reasons) or "full"),
+            text(gpu.driver),
+        )
+    return table
+
+
 @app.command()
 def info(backend: BackendOption = BackendChoice.AUTO) -> None:
     """Say what this installation renders and decodes with."""
@@ -324,7 +351,9 @@ def info(backend: BackendOption = BackendChoice.AUTO) -> None:
             rows = [("backend", device.name), ("device", device.description)]
     except BackendUnavailable as error:
         fail(str(error), 1)
-    rows += [("gpu", line) for line in describe_gpus()] or [("gpu", "none that an NVIDIA driver knows")]
+    gpus = read_gpus()
+    if not gpus:
+        rows.append(("gpu", "none that an NVIDIA driver knows"))
     packages = ("numpy", "pydicom", "imagecodecs", "fastapi", "uvicorn")
     rows.append(("packages", ", ".join(f"{name} {version(name)}" for name in packages)))
     table = Table(title=f"gpu-render {__version__}", show_header=False)
@@ -339,6 +368,8 @@ def info(backend: BackendOption = BackendChoice.AUTO) -> None:
     out = Console(file=sys.stdout)
     out = Console(file=sys.stdout, width=max(out.width, 150))
     out.print(table)
+    if gpus:
+        out.print(gpu_table(gpus))
     out.print(codecs)
 
 

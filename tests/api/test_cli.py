@@ -14,9 +14,11 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from rich.console import Console
 
-from api.cli import check_host, is_loopback
+from api.cli import check_host, gpu_table, is_loopback
 from gpu_render.archive.index import Index
+from gpu_render.gpus import Gpu
 from tests.encoded import sample
 
 GPU_RENDER = [sys.executable, "-m", "api.cli"]
@@ -41,6 +43,18 @@ def test_info_names_backend_device_codecs_and_versions() -> None:
     assert done.returncode == 0
     for text in ("cpu", f"NumPy {np.__version__}", "HTJ2K", "1.2.840.10008.1.2.4.90", "imagecodecs", "pydicom"):
         assert text in done.stdout
+
+
+def test_info_shows_what_the_driver_says_and_what_it_does_not() -> None:
+    known = (3 << 30, 24 << 30, 40, 7, 50, 33.5, 72.0, 5, 0, ("sw_power_cap",))
+    gpus = [Gpu(0, "NVIDIA L4", "GPU-0", "580", *known), Gpu(1, None, None, "580", *[None] * 10)]
+    console = Console(width=150)
+    with console.capture() as shown:
+        console.print(gpu_table(gpus))
+    first, second = (line for line in shown.get().splitlines() if "580" in line)
+    for text in ("NVIDIA L4", "3.0 of 24.0", "40 %", "50 °C", "33.5 of 72.0", "0 (5 corrected)", "sw_power_cap"):
+        assert text in first
+    assert "does not answer" in second
 
 
 def test_render_writes_npy_and_png(tmp_path: Path) -> None:
