@@ -11,7 +11,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api import catalog, documentation, legacy, native, ops, pages, problems
+from api import catalog, documentation, legacy, metrics, native, ops, pages, problems
 from api.service import Service
 from gpu_render import __version__
 from gpu_render.archive.folder import FolderArchive
@@ -93,10 +93,12 @@ class Scanner:
         self._thread.join()
 
 
-def create_app(settings: Settings | None = None, scan_progress: Progress | None = None) -> FastAPI:
+def create_app(
+    settings: Settings | None = None, scan_progress: Progress | None = None, *, reads_gpus: bool = True
+) -> FastAPI:
     """The service over ``settings`` (default: from the environment). It opens nothing before its lifespan starts.
 
-    ``scan_progress(done, total)`` is called from the scanning thread.
+    ``scan_progress(done, total)`` is called from the scanning thread. ``reads_gpus``: /metrics tells NVML's figures.
     """
     chosen = settings or Settings()
 
@@ -115,11 +117,13 @@ def create_app(settings: Settings | None = None, scan_progress: Progress | None 
         redoc_url=None,
     )
     problems.install(app)
+    app.state.metrics = metrics.Metrics(reads_gpus)
+    app.add_middleware(metrics.Measured, metrics=app.state.metrics)
     app.add_middleware(HeadAsGet)
     app.add_middleware(SecurityHeaders)
     if "*" not in chosen.allowed_hosts:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(chosen.allowed_hosts), www_redirect=False)
-    for module in (native, catalog, legacy, ops, documentation):
+    for module in (native, catalog, legacy, ops, metrics, documentation):
         app.include_router(module.router)
     pages.mount(app)
     return app

@@ -11,7 +11,7 @@ import pytest
 from starlette.requests import Request
 from starlette.testclient import TestClient
 
-from api import catalog, legacy, native, ops
+from api import catalog, legacy, metrics, native, ops
 from api.app import create_app
 from api.service import ClientGone, priority_of, while_connected
 from gpu_render.errors import Overloaded
@@ -66,7 +66,7 @@ def test_the_api_page_needs_nothing_from_elsewhere(client: TestClient) -> None:
 
 def test_all_routers_are_mounted(client: TestClient) -> None:
     paths = set(client.get("/openapi.json").json()["paths"])
-    for module in (native, catalog, legacy, ops):
+    for module in (native, catalog, legacy, ops, metrics):
         for route in module.router.routes:
             assert getattr(route, "path", None) in paths
 
