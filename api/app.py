@@ -142,10 +142,12 @@ async def running(settings: Settings, scan_progress: Progress | None = None) -> 
             pool,
             max_frame_bytes=settings.max_frame_bytes,
             max_frames=settings.max_frames,
+            shared=settings.index_shared,
         )
         stack.enter_context(contextlib.closing(archive))
         renderer = stack.enter_context(contextlib.closing(Renderer(archive, backend, pool, settings)))
-        stack.enter_context(contextlib.closing(Scanner(archive, settings.rescan_interval_s, scan_progress)))
+        if settings.scan:
+            stack.enter_context(contextlib.closing(Scanner(archive, settings.rescan_interval_s, scan_progress)))
         warming = asyncio.get_running_loop().run_in_executor(None, _warm, pool)
         try:
             yield Service(settings, archive, renderer)

@@ -260,13 +260,18 @@ def _manifest(service: Service, study_uid: str, series_uid: str) -> Response:
 
 @router.get("/index", summary="State of the index", responses=example(_INDEX_EXAMPLE), response_class=Response)
 async def get_index(request: Request) -> Response:
-    """How far the scan is, and which files could not be read, each with the reason."""
-    status = await asyncio.to_thread(service_of(request).archive.status)
+    """How far the scan is, and which files could not be read, each with the reason.
+
+    Of several processes one scans; in another's answer ``scanning``, ``files_done`` and ``files_total`` are null.
+    """
+    service = service_of(request)
+    status = await asyncio.to_thread(service.archive.status)
+    scans = service.settings.scan
     return json_response(
         {
-            "scanning": status.scanning,
-            "files_done": status.files_done,
-            "files_total": status.files_total,
+            "scanning": status.scanning if scans else None,
+            "files_done": status.files_done if scans else None,
+            "files_total": status.files_total if scans else None,
             "instances": status.instances,
             "frames": status.frames,
             "unreadable": [{"path": entry.path, "reason": entry.reason} for entry in status.unreadable],

@@ -26,6 +26,10 @@ class Settings(BaseSettings):
     rescan_interval_s: float = Field(
         default=300.0, ge=0, description="time between scans for changed files [s]; 0: scan at start only"
     )
+    scan: bool = Field(default=True, description="look for files; false: another process does, and fills the index")
+    index_shared: bool = Field(
+        default=False, description="use an index file that a supervisor has made for several processes"
+    )
     backend: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="which device renders")
     device: int = Field(default=0, ge=0, description="number of the CUDA device")
     workers: int = Field(default=min(os.cpu_count() or 1, 16), ge=1, le=256, description="decoder processes")

@@ -1,5 +1,6 @@
 """Folders of DICOM files as an archive: scanned once, then one positional read a frame."""
 
+import contextlib
 import os
 import stat
 import threading
@@ -46,6 +47,9 @@ MIB = 1 << 20
 BATCH_FILES = 512
 """Most files committed at once; a batch is also committed after BATCH_S."""
 BATCH_S = 0.5
+
+GENERATION_S = 0.1
+"""How long another process' change to a shared index may go unnoticed. Own changes are seen at once."""
 
 _ATTEMPTS = 4  # a scan that saw the file before its last change may undo one
 
@@ -102,8 +106,9 @@ class FolderArchive:
     """All DICOM files below ``roots``. Implements Archive; every method may be called from any thread.
 
     Symbolic links below a root are not followed, devices not opened; the roots themselves are resolved once.
-    ``index_path`` None keeps the index in a temporary file. ``pool`` runs the operation ``parse``. Raises
-    StartupError for a root that is no folder and for an index that cannot be used.
+    ``index_path`` None keeps the index in a temporary file. ``pool`` runs the operation ``parse``. ``shared``: the
+    index is that of ``shared_index``, and other processes use it as well; one of them is to scan. Raises StartupError
+    for a root that is no folder and for an index that cannot be used.
     """
 
     def __init__(
@@ -115,16 +120,19 @@ class FolderArchive:
         max_frame_bytes: int = MAX_FRAME_BYTES,
         max_frames: int = MAX_FRAMES,
         open_files: int = 64,
+        shared: bool = False,
     ) -> None:
         self._roots = _resolve(roots)
         self._pool = pool
         self._limits = {"max_frame_bytes": max_frame_bytes, "max_frames": max_frames}
-        self._index = Index(index_path)
-        self._index.set_roots(self._roots)
+        self._index = Index(index_path, shared=shared)
+        if not shared:
+            self._index.set_roots(self._roots)
         self._files = OpenFiles(open_files)
         self._scan_lock = threading.Lock()
         self._refresh_lock = threading.Lock()
-        self._generation = 0
+        self._generation = self._index.generation()
+        self._ask_generation_s = 0.0
         self._progress = (False, 0, 0)
         self._unlisted: tuple[UnreadableEntry, ...] = ()
 
@@ -138,6 +146,9 @@ class FolderArchive:
     @property
     def generation(self) -> int:
         """Rises whenever something that was held has changed or gone."""
+        if time.monotonic() >= self._ask_generation_s:
+            self._ask_generation_s = time.monotonic() + GENERATION_S
+            self._generation = self._index.generation()
         return self._generation
 
     def fetch(self, ref: FrameRef) -> EncodedFrame:
@@ -296,11 +307,26 @@ class FolderArchive:
 
     def _write(self, changes: Sequence[FileChange]) -> None:
         if self._index.write(changes):
-            self._generation += 1
+            self._ask_generation_s = 0.0
 
     def _write_removed(self, keys: Sequence[FileKey]) -> None:
         if self._index.remove(keys):
-            self._generation += 1
+            self._ask_generation_s = 0.0
+
+
+@contextlib.contextmanager
+def shared_index(roots: Sequence[Path], index_path: Path) -> Iterator[None]:
+    """Make or migrate an index for several processes and keep other services off it until the block ends.
+
+    Raises StartupError like FolderArchive.
+    """
+    index = Index(index_path)
+    try:
+        index.set_roots(_resolve(roots))
+        index.share()
+        yield
+    finally:
+        index.close()
 
 
 def _no_progress(_done: int, _total: int) -> None:

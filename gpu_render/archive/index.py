@@ -40,6 +40,11 @@ DUPLICATE = "duplicate SOP Instance UID"
 _IMAGES = """
 CREATE TABLE IF NOT EXISTS image (id INTEGER PRIMARY KEY AUTOINCREMENT, sop_instance_uid TEXT NOT NULL UNIQUE)
 """
+# Counts up with every change to what was held, for all processes that share the file.
+_STATE = """
+CREATE TABLE IF NOT EXISTS state (id INTEGER PRIMARY KEY CHECK (id = 0), generation INTEGER NOT NULL);
+INSERT OR IGNORE INTO state VALUES (0, 0);
+"""
 _TABLES = """
 CREATE TABLE root (id INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE);
 CREATE TABLE file (
@@ -119,8 +124,9 @@ def version_of(size: int, mtime_ns: int) -> str:
     return f"{size:x}-{mtime_ns:x}"
 
 
-def _claim(path: Path) -> int:
-    """A descriptor whose lock keeps other services off this index. The files are the user's alone: they hold names."""
+def _claim(path: Path, shared: bool) -> int:
+    """A descriptor whose lock keeps other services off this index: of one process, or of all that share it. The files
+    are the user's alone: they hold names."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
@@ -128,7 +134,7 @@ def _claim(path: Path) -> int:
     except OSError as error:
         raise StartupError(f"the index file cannot be written ({error.strerror}): name another (--index)") from None
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError:
         os.close(lock)
         raise StartupError("another gpu-render uses this index file: stop it, or name another (--index)") from None
@@ -138,19 +144,23 @@ def _claim(path: Path) -> int:
 class Index:
     """One SQLite file. Any thread may call any method: readers take a connection each, writers wait for each other.
 
-    ``path`` None makes a temporary one. Raises StartupError where the file cannot be used or another process uses it.
+    ``path`` None makes a temporary one. ``shared``: another process has made it with ``share()``, and further ones use
+    it, too. Raises StartupError where the file cannot be used or another process uses it.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, *, shared: bool = False) -> None:
         self._temporary = None if path else tempfile.TemporaryDirectory(prefix="gpu-render-")
         self._path = path or Path(self._temporary.name if self._temporary else "") / "index.sqlite"
         self._idle: list[sqlite3.Connection] = []
         self._idle_lock = threading.Lock()
         self._write_lock = threading.Lock()
-        self._lock_fd = _claim(self._path)
+        self._lock_fd = _claim(self._path, shared)
         self._writer = self._connect()
         try:
-            self._set_up()
+            if shared:
+                self._require_set_up()
+            else:
+                self._set_up()
         except sqlite3.DatabaseError as error:
             self.close()
             raise StartupError(f"the index file cannot be used ({error}): remove it or name another") from None
@@ -170,10 +180,20 @@ class Index:
         writer.execute("PRAGMA synchronous = NORMAL")
         writer.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         writer.execute(_IMAGES)
+        writer.executescript(_STATE)
         if writer.execute("PRAGMA user_version").fetchone()[0] == SCHEMA_VERSION:
             return
         drops = "".join(f"DROP TABLE IF EXISTS {name};" for name in _TABLE_NAMES)
         writer.executescript(f"BEGIN; {drops} {_TABLES} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+
+    def _require_set_up(self) -> None:
+        found = [self._writer.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")]
+        if found != [APPLICATION_ID, SCHEMA_VERSION]:
+            raise StartupError("the shared index file has not been made yet")
+
+    def share(self) -> None:
+        """Let processes that open the file as ``shared`` use it as well, but no other service."""
+        fcntl.flock(self._lock_fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
     def close(self) -> None:
         """Close all connections and give the file free; no other method may run or follow. May be called again."""
@@ -222,6 +242,7 @@ class Index:
                     _remove_file(db, file_id, touched)
                 db.execute("DELETE FROM root WHERE id = ?", (root_id,))
             _recount(db, touched)
+            _count_change(db, bool(stale))
             db.executemany("INSERT OR IGNORE INTO root (path) VALUES (?)", [(root,) for root in roots])
 
     def write(self, changes: Iterable[FileChange]) -> bool:
@@ -230,6 +251,7 @@ class Index:
             touched: set[int] = set()
             results = [_store(db, change, touched) for change in changes]
             _recount(db, touched)
+            _count_change(db, any(results))
         return any(results)
 
     def remove(self, keys: Iterable[FileKey]) -> bool:
@@ -239,9 +261,15 @@ class Index:
             ids = [_file_id(db, key) for key in keys]
             results = [_remove_file(db, file_id, touched) for file_id in ids if file_id is not None]
             _recount(db, touched)
+            _count_change(db, any(results))
         return any(results)
 
     # --- reading: files -------------------------------------------------------------------------------------
+
+    def generation(self) -> int:
+        """Rises whenever something that was held has changed or gone, whichever process wrote it."""
+        with self._reader() as db:
+            return int(db.execute("SELECT generation FROM state").fetchone()[0])
 
     def known_files(self) -> dict[FileKey, tuple[int, int]]:
         """Size [byte] and modification time [ns] of all files, unreadable ones too."""
@@ -513,6 +541,11 @@ def _records_of(
 
 
 # --- inside a transaction -----------------------------------------------------------------------------------
+
+
+def _count_change(db: sqlite3.Connection, changed: bool) -> None:
+    if changed:
+        db.execute("UPDATE state SET generation = generation + 1")
 
 
 def _file_id(db: sqlite3.Connection, key: FileKey) -> int | None:
