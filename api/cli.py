@@ -27,15 +27,19 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+from starlette.types import ASGIApp
 
 from api.app import create_app
 from api.arrays import window_text
+from api.front import create_front
 from api.native import parse_view
+from api.supervisor import Supervisor, choose_gpus, socket_directory, worker_settings
 from gpu_render import __version__
 from gpu_render.archive.file import FileArchive
+from gpu_render.archive.folder import shared_index
 from gpu_render.decode import DECODERS, codec_versions
 from gpu_render.demo import prepare_demo
-from gpu_render.errors import RenderError
+from gpu_render.errors import RenderError, StartupError
 from gpu_render.frame import RenderedFrame
 from gpu_render.gpus import Gpu, read_gpus
 from gpu_render.images import encode_png
@@ -186,10 +190,10 @@ class Server(uvicorn.Server):
             threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
 
 
-def run_server(settings: Settings, host: str, port: int, open_browser: bool = False) -> None:
+def run_server(service: ASGIApp, host: str, port: int, open_browser: bool = False) -> None:
     """Serve until SIGINT or SIGTERM."""
     config = uvicorn.Config(
-        create_app(settings, ScanDisplay()),
+        service,
         host=host,
         port=port,
         access_log=False,
@@ -217,6 +221,14 @@ def serve(
     index: Annotated[
         Path | None, typer.Option(help="Index file; the default lies below the user's cache folder.")
     ] = None,
+    gpus: Annotated[
+        str | None,
+        typer.Option(help="One process for each of these GPUs: all, or numbers as in 0,2. Default: one GPU."),
+    ] = None,
+    socket_dir: Annotated[
+        Path | None,
+        typer.Option(help="With --gpus: where the processes' sockets lie, for a proxy that asks them itself."),
+    ] = None,
 ) -> None:
     """Index folders of DICOM files and serve them: viewer at /, API documentation at /docs."""
     allowed_hosts = check_host(host, allow_anonymous)
@@ -228,7 +240,22 @@ def serve(
         backend=backend.value,
         allowed_hosts=allowed_hosts,
     )
-    run_server(settings, host, port)
+    if gpus is None:
+        run_server(create_app(settings, ScanDisplay()), host, port)
+    else:
+        serve_gpus(settings, gpus, socket_dir, host, port)
+
+
+def serve_gpus(settings: Settings, gpus: str, socket_dir: Path | None, host: str, port: int) -> None:
+    """A worker process a GPU, and in this process what starts them and passes requests on to them."""
+    assert settings.index_path is not None
+    try:
+        numbers = choose_gpus(gpus, settings.backend)
+        with socket_directory(socket_dir) as directory, shared_index(settings.roots, settings.index_path):
+            supervisor = Supervisor(worker_settings(settings, numbers), directory)
+            run_server(create_front(supervisor, settings.allowed_hosts), host, port)
+    except StartupError as error:
+        fail(str(error), 1)
 
 
 @contextlib.contextmanager
@@ -265,7 +292,7 @@ def demo(
     settings = make_settings(
         roots=roots, index_path=target / "index.sqlite", backend=backend.value, allowed_hosts=allowed_hosts
     )
-    run_server(settings, host, port, open_browser=browser)
+    run_server(create_app(settings, ScanDisplay()), host, port, open_browser=browser)
 
 
 @app.command()

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import cast
 
 from fastapi import APIRouter, Request
-from prometheus_client import CollectorRegistry, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, Histogram, ProcessCollector, disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
@@ -20,6 +20,8 @@ from gpu_render.archive import ArchiveStatus
 from gpu_render.gpus import THROTTLE_REASONS, Gpu, read_gpus
 
 router = APIRouter(tags=["metrics"], responses=RESPONSES)
+
+disable_created_metrics()  # a series more for each counter, which nobody asks for
 
 PREFIX = "gpu_render_"
 #: Upper ends in seconds. 2 is the target for a slice, 5 the alarm: both are read off exactly.
