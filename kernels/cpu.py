@@ -233,14 +233,15 @@ def _grey(r: Record, stored: Floats, table: Array | None) -> npt.NDArray[np.uint
         grey = np.searchsorted(table, m, side="right").astype(np.uint8)
         grey[np.isnan(m)] = 0
     else:
-        grey = _grey_of_ratio(r, stored)
+        grey = grey_of_ratio(r, stored)
     if r.invert:
         np.subtract(255, grey, out=grey)
     grey[(stored >= r.pad_low) & (stored <= r.pad_high)] = 0
     return grey
 
 
-def _grey_of_ratio(r: Record, stored: Floats) -> npt.NDArray[np.uint8]:
+def grey_of_ratio(r: Record, stored: Floats) -> npt.NDArray[np.uint8]:
+    """Grey values of stored values, any shape, by Curve.RATIO; before inversion and padding."""
     t = _modality(r, stored)
     t -= r.lower
     t *= 255.0

@@ -107,19 +107,18 @@ assert FRAME_PARAMS.itemsize == 10 * 8 + 22 * 4
 STEPS = np.dtype(
     [
         ("above", "<u4", 256),  # [g]: the first key whose grey is above g; all ones where there is none, and at 255
-        ("offset", "<i8"),  # key * gain + offset estimates the grey, in units of 2^-(32 + fraction)
         ("gain", "<u4"),
-        ("fraction", "<i4"),
+        ("offset", "<i4"),  # (the upper word of key * gain) + offset estimates the grey ...
+        ("fraction", "<i4"),  # ... in units of 2^-fraction
         ("flip", "<u4"),  # key = ((container ^ flip) & mask) << 16; flip and mask say so for two containers at once
         ("mask", "<u4"),
         ("pad_first", "<u4"),  # keys shown as background: pad_first ... pad_first + pad_span; all ones, 0: none
         ("pad_span", "<u4"),
         ("invert", "<u4"),  # all ones: 255 - grey, before padding
-        ("reserved", "<u4"),
     ],
     align=True,
 )
-assert STEPS.itemsize == 1024 + 8 + 8 * 4
+assert STEPS.itemsize == 1024 + 8 * 4
 
 UNPACK_PARAMS = np.dtype(
     [

@@ -1,5 +1,6 @@
-// The fused kernel: stored samples of a batch of frames in, arrays out. The bit-for-bit twin of cpu.py, where the
-// formula is the specification; in short (PS3.3 C.7.6.3, C.11.1, C.11.2; PS3.18 8.3.5):
+// The kernels: render_batch, stored samples of a batch of frames in, arrays out; extent_batch, their extents;
+// unpack_batch and adopt_batch, which make samples of what files and codecs leave. Each is the bit-for-bit twin of NumPy:
+// cpu.py, packing.py, adopt.py. What render_batch computes, in short (PS3.3 C.7.6.3, C.11.1, C.11.2; PS3.18 8.3.5):
 //
 //   stored   = container >> shift, its lowest `bits` bits, sign-extended if `is_signed`; floats as they are
 //   m        = slope * stored + intercept, float64, or table[clamp(stored - table_first)] (MODALITY, TABLE)
@@ -14,8 +15,11 @@
 // Every operation is rounded by itself. The double intrinsics are never fused; the float operations are written in
 // PTX, because a compiler's flags (CuPy always adds -ftz=true) must not turn denormal numbers into zeros here.
 //
-// FrameParams is params.FRAME_PARAMS, byte for byte. The host has checked it (check.py): no index computed from it
+// The records are those of params.py, byte for byte. The host has checked them (check.py): no index computed from one
 // leaves the source or the table. The file needs no header; a host build defines GPU_RENDER_HOST and what is CUDA's.
+//
+// Every kernel: grid x shares the work on one record, y the records; any grid and any block of at most 256 threads is
+// right. All threads of a block take the same way to every barrier.
 
 typedef unsigned char u8;
 typedef unsigned short u16;
@@ -45,14 +49,13 @@ static_assert(sizeof(FrameParams) == 168, "FrameParams is params.FRAME_PARAMS");
 
 struct Steps {
     u32 above[256];  // the first key whose grey is above the index; all ones where there is none, and at 255
-    long long offset;
     u32 gain;
-    int fraction;
+    int offset, fraction;
     u32 flip, mask;
     u32 pad_first, pad_span;
-    u32 invert, reserved;
+    u32 invert;
 };
-static_assert(sizeof(Steps) == 1064, "Steps is params.STEPS");
+static_assert(sizeof(Steps) == 1056, "Steps is params.STEPS");
 
 struct UnpackParams {
     u64 source;  // address of the packed bytes, aligned to 8
@@ -82,6 +85,7 @@ enum Stage { STORED, MODALITY, DISPLAY };
 enum SampleFormat { U8, I8, U16, I16, U32, I32, F32, F64 };
 enum Curve { RATIO, THRESHOLDS, TABLE };
 enum Colour { GREY, RGB, YBR_FULL, YBR_PARTIAL, PALETTE };
+enum Packing { PACKED_BITS, PACKED_BYTE_PLANES, PACKED_BIG_ENDIAN, PACKED_CHROMA_422, PACKED_PLANES };
 
 #define BOTH static __device__ __forceinline__
 
@@ -201,23 +205,28 @@ BOTH u32 from_millionths(int value) {
 
 BOTH u32 pack(u32 red, u32 green, u32 blue) { return red | green << 8 | blue << 16; }
 
-BOTH u32 colour(const FrameParams &p, int x, int y) {
-    if (p.colour == PALETTE) {
-        const int i = table_index(p, stored_value(p, sample_index(p, x, y, 0)));
-        const u8 *entry = reinterpret_cast<const u8 *>(p.table) + 3ull * i;
-        return pack(entry[0], entry[1], entry[2]);
-    }
-    const int first = eight_bit(p, x, y, 0), second = eight_bit(p, x, y, 1), third = eight_bit(p, x, y, 2);
-    if (p.colour == RGB) return pack(first, second, third);
-    const int cb = second - 128, cr = third - 128;
-    if (p.colour == YBR_FULL) {
-        const int luma = first * 1000000;
+BOTH u32 rgb_of_ybr(int colour, int y, int cb, int cr) {
+    cb -= 128;
+    cr -= 128;
+    if (colour == YBR_FULL) {
+        const int luma = y * 1000000;
         return pack(from_millionths(luma + 1402000 * cr), from_millionths(luma - 344136 * cb - 714136 * cr),
                     from_millionths(luma + 1772000 * cb));
     }
-    const int luma = (first - 16) * 1164384;
+    const int luma = (y - 16) * 1164384;
     return pack(from_millionths(luma + 1596027 * cr), from_millionths(luma - 391762 * cb - 812968 * cr),
                 from_millionths(luma + 2017232 * cb));
+}
+
+BOTH u32 palette_colour(const FrameParams &p, double stored) {
+    const u8 *entry = reinterpret_cast<const u8 *>(p.table) + 3ull * table_index(p, stored);
+    return pack(entry[0], entry[1], entry[2]);
+}
+
+BOTH u32 colour(const FrameParams &p, int x, int y) {
+    if (p.colour == PALETTE) return palette_colour(p, stored_value(p, sample_index(p, x, y, 0)));
+    const int first = eight_bit(p, x, y, 0), second = eight_bit(p, x, y, 1), third = eight_bit(p, x, y, 2);
+    return p.colour == RGB ? pack(first, second, third) : rgb_of_ybr(p.colour, first, second, third);
 }
 
 BOTH u32 shown(const FrameParams &p, int x, int y) {
@@ -309,52 +318,305 @@ BOTH void put_scaled(const FrameParams &p, int ox, int oy, u32 o) {
     put_pixel(p, pixel, o);
 }
 
-// ---- the common case: whole rows of 8- or 16-bit samples to grey, eight pixels at a time
+// ---- whole rows of 8- and 16-bit samples: many pixels at a time
 
-BOTH bool is_plain(const FrameParams &p) {
-    return p.stage == DISPLAY && p.colour == GREY && p.sample_format <= I16 && p.region_width == p.columns &&
-           p.width == p.region_width && p.height == p.region_height;
+// What a block keeps of a frame while it works on it.
+const int STAGED_BYTES = 16384;
+union Staged {
+    Steps steps;
+    u8 bytes[STAGED_BYTES];
+    u32 words[STAGED_BYTES / 4];
+};
+
+struct Three {
+    u32 x, y, z;
+};
+
+template <class T> BOTH T load(const T *at) { return __ldg(at); }
+BOTH Three load(const Three *at) {
+    const u32 *words = reinterpret_cast<const u32 *>(at);
+    return {__ldg(words), __ldg(words + 1), __ldg(words + 2)};
 }
 
-BOTH u32 four_of_bytes(const FrameParams &p, u32 word) {
-    return grey(p, integer_value(p, word & 255)) | grey(p, integer_value(p, word >> 8 & 255)) << 8 |
-           grey(p, integer_value(p, word >> 16 & 255)) << 16 | grey(p, integer_value(p, word >> 24)) << 24;
-}
+// Where the pixels are, and which of the threads that share the frame this one is.
+struct Rows {
+    u64 from, to;
+    u32 thread, threads;
+};
 
-BOTH u32 two_of_words(const FrameParams &p, u32 word) {
-    return grey(p, integer_value(p, word & 65535)) | grey(p, integer_value(p, word >> 16)) << 8;
-}
-
-// Returns how many pixels, from the first, have been written by the threads of this frame together.
-BOTH u32 put_plain(const FrameParams &p, u32 total, u32 thread, u32 threads) {
-    const u64 bytes = p.sample_format <= I8 ? 1 : 2;
-    const u64 from = p.source + static_cast<u64>(p.region_y) * p.columns * bytes;
-    if (from % (8 * bytes) != 0 || p.output % 8 != 0) return 0;
-    for (u32 i = thread; i < total / 8; i += threads) {
-        uint2 out;
-        if (bytes == 1) {
-            const uint2 in = reinterpret_cast<const uint2 *>(from)[i];
-            out.x = four_of_bytes(p, in.x);
-            out.y = four_of_bytes(p, in.y);
-        } else {
-            const uint4 in = reinterpret_cast<const uint4 *>(from)[i];
-            out.x = two_of_words(p, in.x) | two_of_words(p, in.y) << 16;
-            out.y = two_of_words(p, in.z) | two_of_words(p, in.w) << 16;
-        }
-        reinterpret_cast<uint2 *>(p.output)[i] = out;
+// `count` vectors become as many; the loads of several are under way at a time.
+template <class In, class Out, int DEPTH = 2, class Map>
+BOTH void map_vectors(const Rows &rows, u32 count, const Map &map) {
+    const In *in = reinterpret_cast<const In *>(rows.from);
+    Out *out = reinterpret_cast<Out *>(rows.to);
+    u32 i = rows.thread;
+    for (; i + (DEPTH - 1) * rows.threads < count; i += DEPTH * rows.threads) {
+        In loaded[DEPTH];
+        for (u32 k = 0; k < DEPTH; ++k) loaded[k] = load(in + i + k * rows.threads);
+        for (u32 k = 0; k < DEPTH; ++k) out[i + k * rows.threads] = map(loaded[k]);
     }
-    return total / 8 * 8;
+    for (; i < count; i += rows.threads) out[i] = map(load(in + i));
 }
 
-// ---- kernels
+BOTH void stage(Staged &staged, u64 from, u32 bytes) {
+    __syncthreads();
+    const u32 words = from % 4 == 0 ? bytes / 4 : 0;
+    for (u32 i = threadIdx.x; i < words; i += blockDim.x) staged.words[i] = reinterpret_cast<const u32 *>(from)[i];
+    for (u32 i = 4 * words + threadIdx.x; i < bytes; i += blockDim.x)
+        staged.bytes[i] = reinterpret_cast<const u8 *>(from)[i];
+    __syncthreads();
+}
 
-// Grid: x shares the pixels of a frame, y the frames. Any grid is right.
-extern "C" __global__ void __launch_bounds__(256) render_batch(const FrameParams *frames, int count) {
+// Four bytes to a word; nothing is in the other bytes of each.
+BOTH u32 four(u32 a, u32 b, u32 c, u32 d) {
+    return __byte_perm(__byte_perm(a, b, 0x0040), __byte_perm(c, d, 0x0040), 0x5410);
+}
+
+BOTH Three twelve(u32 a, u32 b, u32 c, u32 d) { return {a | b << 24, b >> 8 | c << 16, c >> 16 | d << 8}; }
+
+// Grey by comparisons of integers (steps.py): an estimate that is right or one too low, and whether the key has reached
+// the next grey.
+template <bool PADDED> struct GreyOfSteps {
+    const Steps &steps;
+    const u32 gain, flip, mask, pad_first, pad_span, invert;
+    const int offset, fraction;
+
+    __device__ __forceinline__ explicit GreyOfSteps(const Steps &s)
+        : steps(s), gain(s.gain), flip(s.flip), mask(s.mask), pad_first(s.pad_first), pad_span(s.pad_span),
+          invert(s.invert), offset(s.offset), fraction(s.fraction) {}
+
+    __device__ __forceinline__ u32 estimate(u32 key) const {
+        const int grey = (static_cast<int>(__umulhi(key, gain)) + offset) >> fraction;
+        return static_cast<u32>(grey < 0 ? 0 : grey > 255 ? 255 : grey);
+    }
+
+    __device__ __forceinline__ u32 four_of(u32 first, u32 second) const {
+        const u32 pair = (first ^ flip) & mask, other = (second ^ flip) & mask;
+        const u32 keys[4] = {pair << 16, pair & 0xffff0000u, other << 16, other & 0xffff0000u};
+        const u32 low[4] = {estimate(keys[0]), estimate(keys[1]), estimate(keys[2]), estimate(keys[3])};
+        u32 greys = four(low[0], low[1], low[2], low[3]);
+        for (int k = 0; k < 4; ++k) greys += (keys[k] >= steps.above[low[k]] ? 1u : 0u) << 8 * k;
+        greys ^= invert;
+        for (int k = 0; PADDED && k < 4; ++k)
+            if (keys[k] - pad_first <= pad_span) greys &= ~(255u << 8 * k);
+        return greys;
+    }
+
+    __device__ __forceinline__ uint2 operator()(const uint4 &in) const {
+        return {four_of(in.x, in.y), four_of(in.z, in.w)};
+    }
+};
+
+BOTH void put_steps(const FrameParams &p, Staged &staged, const Rows &rows, u32 count) {
+    stage(staged, p.steps, sizeof(Steps));
+    if (staged.steps.pad_first == ~0u) map_vectors<uint4, uint2, 4>(rows, count, GreyOfSteps<false>(staged.steps));
+    else map_vectors<uint4, uint2, 4>(rows, count, GreyOfSteps<true>(staged.steps));
+}
+
+// Greys or packed colours of all 256 containers.
+template <class T> BOTH void put_bytes_by_table(const FrameParams &p, T *values) {
+    __syncthreads();
+    for (u32 raw = threadIdx.x; raw < 256; raw += blockDim.x) {
+        const double stored = integer_value(p, raw);
+        values[raw] = static_cast<T>(p.colour == GREY ? grey(p, stored) : palette_colour(p, stored));
+    }
+    __syncthreads();
+}
+
+struct GreyOfBytes {
+    const u8 *greys;
+    __device__ __forceinline__ u32 operator()(u32 in) const {
+        return four(greys[in & 255], greys[in >> 8 & 255], greys[in >> 16 & 255], greys[in >> 24]);
+    }
+    __device__ __forceinline__ uint4 operator()(const uint4 &in) const {
+        return {(*this)(in.x), (*this)(in.y), (*this)(in.z), (*this)(in.w)};
+    }
+};
+
+struct ColourOfBytes {
+    const u32 *colours;
+    __device__ __forceinline__ Three operator()(u32 in) const {
+        return twelve(colours[in & 255], colours[in >> 8 & 255], colours[in >> 16 & 255], colours[in >> 24]);
+    }
+};
+
+// The entry of a table for a 16-bit container; far-off tables are left to table_index().
+struct Place {
+    const FrameParams &p;
+    __device__ __forceinline__ int operator()(int stored) const {
+        const int place = stored - p.table_first, last = p.table_length - 1;
+        return place < 0 ? 0 : place < last ? place : last;
+    }
+};
+
+// Padding among integers that a 16-bit container holds.
+struct Padding {
+    int first;
+    u32 span;
+    __device__ __forceinline__ explicit Padding(const FrameParams &p) : first(1 << 30), span(0) {
+        const double low = ceil(p.pad_low > -40000.0 ? p.pad_low : -40000.0);
+        const double high = floor(p.pad_high < 70000.0 ? p.pad_high : 70000.0);
+        if (!(p.pad_low <= p.pad_high) || !(low <= high)) return;
+        first = static_cast<int>(low);
+        span = static_cast<u32>(static_cast<int>(high) - first);
+    }
+    __device__ __forceinline__ bool holds(int stored) const { return static_cast<u32>(stored - first) <= span; }
+};
+
+// Bytes that all threads only read: in shared memory, or in the device's.
+struct Near {
+    const u8 *bytes;
+    __device__ __forceinline__ u32 operator[](u32 i) const { return bytes[i]; }
+};
+struct Far {
+    const u8 *bytes;
+    __device__ __forceinline__ u32 operator[](u32 i) const { return __ldg(bytes + i); }
+};
+
+template <class Table> struct GreyOfTable {
+    const FrameParams &p;
+    const Table table;
+    const Padding padding;
+    const u32 invert;
+
+    __device__ __forceinline__ GreyOfTable(const FrameParams &params, const Table &greys)
+        : p(params), table(greys), padding(params), invert(params.invert ? 255 : 0) {}
+
+    __device__ __forceinline__ u32 one(u32 raw) const {
+        const int stored = static_cast<int>(field(p, raw));
+        const u32 grey = table[Place{p}(stored)] ^ invert;
+        return padding.holds(stored) ? 0 : grey;
+    }
+    __device__ __forceinline__ u32 operator()(const uint2 &in) const {
+        return four(one(in.x & 65535), one(in.x >> 16), one(in.y & 65535), one(in.y >> 16));
+    }
+};
+
+template <class Table> struct ColourOfTable {
+    const FrameParams &p;
+    const Table table;
+
+    __device__ __forceinline__ u32 one(u32 raw) const {
+        const u32 i = 3u * Place{p}(static_cast<int>(field(p, raw)));
+        return pack(table[i], table[i + 1], table[i + 2]);
+    }
+    __device__ __forceinline__ Three operator()(const uint2 &in) const {
+        return twelve(one(in.x & 65535), one(in.x >> 16), one(in.y & 65535), one(in.y >> 16));
+    }
+};
+
+template <class Table> BOTH void put_by_table(const FrameParams &p, const Table &table, const Rows &rows, u32 count) {
+    if (p.colour == GREY) map_vectors<uint2, u32>(rows, count, GreyOfTable<Table>(p, table));
+    else map_vectors<uint2, Three>(rows, count, ColourOfTable<Table>{p, table});
+}
+
+BOTH void put_words_by_table(const FrameParams &p, Staged &staged, const Rows &rows, u32 count) {
+    const u32 bytes = static_cast<u32>(p.table_length) * (p.colour == GREY ? 1 : 3);
+    if (bytes <= STAGED_BYTES) {
+        stage(staged, p.table, bytes);
+        put_by_table(p, Near{staged.bytes}, rows, count);
+    } else {
+        put_by_table(p, Far{reinterpret_cast<const u8 *>(p.table)}, rows, count);
+    }
+}
+
+struct RgbOfYbr {
+    const int colour;
+    __device__ __forceinline__ u32 one(u32 ybr) const {
+        return rgb_of_ybr(colour, ybr & 255, ybr >> 8 & 255, ybr >> 16 & 255);
+    }
+    __device__ __forceinline__ Three operator()(const Three &in) const {
+        return twelve(one(in.x), one(in.x >> 24 | in.y << 8), one(in.y >> 16 | in.z << 16), one(in.z >> 8));
+    }
+};
+
+struct Same {
+    __device__ __forceinline__ uint4 operator()(const uint4 &in) const { return in; }
+};
+
+struct Field16 {
+    const FrameParams &p;
+    __device__ __forceinline__ u32 two(u32 word) const {
+        return (field(p, word & 65535) & 65535) | field(p, word >> 16) << 16;
+    }
+    __device__ __forceinline__ uint4 operator()(const uint4 &in) const {
+        return {two(in.x), two(in.y), two(in.z), two(in.w)};
+    }
+};
+
+BOTH u32 sample_bytes(const FrameParams &p) {
+    return p.sample_format <= I8 ? 1 : p.sample_format <= I16 ? 2 : p.sample_format == F64 ? 8 : 4;
+}
+
+// Each of these returns how many pixels, from the first, the threads that share the frame write together.
+
+BOTH u32 put_bytes_whole(const Rows &rows, u64 bytes, u32 bytes_per_pixel) {
+    map_vectors<uint4, uint4, 4>(rows, static_cast<u32>(bytes / 16), Same{});
+    return static_cast<u32>(bytes / 16 * 16 / bytes_per_pixel);
+}
+
+BOTH u32 put_stored_rows(const FrameParams &p, const Rows &rows, u32 total) {
+    const u32 size = sample_bytes(p), samples = static_cast<u32>(p.samples);
+    const u64 count = static_cast<u64>(total) * samples;
+    if (p.bits == static_cast<int>(8 * size)) return put_bytes_whole(rows, count * size, samples * size);
+    if (size != 2) return 0;
+    map_vectors<uint4, uint4>(rows, static_cast<u32>(count / 8), Field16{p});
+    return static_cast<u32>(count / 8 * 8 / samples);
+}
+
+BOTH u32 put_colour_rows(const FrameParams &p, const Rows &rows, u32 total) {
+    if (p.sample_format > I8 || p.bits != 8) return 0;
+    if (p.colour == RGB) return put_bytes_whole(rows, 3ull * total, 3);
+    map_vectors<Three, Three>(rows, total / 4, RgbOfYbr{p.colour});
+    return total / 4 * 4;
+}
+
+BOTH u32 put_grey_or_palette_rows(const FrameParams &p, Staged &staged, const Rows &rows, u32 total) {
+    if (p.sample_format <= I8 && p.colour == GREY) {
+        put_bytes_by_table(p, staged.bytes);
+        map_vectors<uint4, uint4>(rows, total / 16, GreyOfBytes{staged.bytes});
+        return total / 16 * 16;
+    }
+    if (p.sample_format <= I8) {
+        put_bytes_by_table(p, staged.words);
+        map_vectors<u32, Three>(rows, total / 4, ColourOfBytes{staged.words});
+        return total / 4 * 4;
+    }
+    if (p.steps != 0 && p.curve == RATIO) {
+        put_steps(p, staged, rows, total / 8);
+        return total / 8 * 8;
+    }
+    if (p.curve != TABLE || p.table_first < -(1 << 30) || p.table_first > 1 << 30 || p.table_length > 1 << 24) return 0;
+    put_words_by_table(p, staged, rows, total / 4);
+    return total / 4 * 4;
+}
+
+BOTH u32 put_rows(const FrameParams &p, Staged &staged, u32 total, u32 thread, u32 threads) {
+    if (p.region_width != p.columns || p.width != p.region_width || p.height != p.region_height) return 0;
+    if (p.samples == 3 && p.planar) return 0;
+    const u64 above = static_cast<u64>(p.region_y) * p.columns * p.samples * sample_bytes(p);
+    const Rows rows = {p.source + above, p.output, thread, threads};
+    if (rows.from % 16 != 0 || rows.to % 16 != 0) return 0;
+    if (p.stage == STORED) return put_stored_rows(p, rows, total);
+    if (p.stage != DISPLAY) return 0;
+    if (p.samples == 3) return put_colour_rows(p, rows, total);
+    return p.sample_format <= I16 ? put_grey_or_palette_rows(p, staged, rows, total) : 0;
+}
+
+// ---- render_batch
+
+// Three blocks on a multiprocessor: with four, ptxas spills for the newest architectures.
+extern "C" __global__ void __launch_bounds__(256, 3) render_batch(const FrameParams *frames, int count) {
+    __shared__ Staged staged;
+    __shared__ FrameParams p;  // not in registers: a thread needs few of its fields at a time
     const u32 thread = blockIdx.x * blockDim.x + threadIdx.x, threads = gridDim.x * blockDim.x;
     for (int f = static_cast<int>(blockIdx.y); f < count; f += static_cast<int>(gridDim.y)) {
-        const FrameParams p = frames[f];
+        __syncthreads();
+        for (u32 i = threadIdx.x; i < sizeof(FrameParams) / 8; i += blockDim.x)
+            reinterpret_cast<u64 *>(&p)[i] = reinterpret_cast<const u64 *>(frames + f)[i];
+        __syncthreads();
         const u32 total = static_cast<u32>(p.width) * static_cast<u32>(p.height);
-        const u32 done = is_plain(p) ? put_plain(p, total, thread, threads) : 0;
+        const u32 done = put_rows(p, staged, total, thread, threads);
         const bool same_size = p.width == p.region_width && p.height == p.region_height;
         for (u32 o = done + thread; o < total; o += threads) {
             const int oy = static_cast<int>(o / static_cast<u32>(p.width));
@@ -366,25 +628,190 @@ extern "C" __global__ void __launch_bounds__(256) render_batch(const FrameParams
     }
 }
 
+// ---- extent_batch
+
 // Unsigned integers in the order of the numbers they stand for.
 BOTH u64 ordered(double value) {
     const u64 bits = to_bits(value);
     return bits >> 63 ? ~bits : bits | 1ull << 63;
 }
 
-// Lowest and highest stored value of one frame, padding and NaN left out. result: two words, all ones before: the least
-// ordered(value), and the least of its complement; all ones after where nothing is left.
-extern "C" __global__ void __launch_bounds__(256) extent_frame(const FrameParams *frame, u64 *result) {
-    const FrameParams p = *frame;
-    const u64 total = static_cast<u64>(p.rows) * p.columns * p.samples;
-    u64 least = ~0ull, greatest = ~0ull;
-    for (u64 i = blockIdx.x * blockDim.x + threadIdx.x; i < total; i += gridDim.x * blockDim.x) {
+struct Extent {
+    u64 least, complement;  // of ordered(): the lowest number's, and the complement of the highest number's
+};
+
+BOTH Extent extent_of_any(const FrameParams &p, u64 total, u32 thread, u32 threads) {
+    Extent extent = {~0ull, ~0ull};
+    for (u64 i = thread; i < total; i += threads) {
         const double stored = stored_value(p, i);
         if (is_nan(stored) || (p.pad_low <= stored && stored <= p.pad_high)) continue;
         const u64 key = ordered(stored);
-        least = key < least ? key : least;
-        greatest = ~key < greatest ? ~key : greatest;
+        extent.least = key < extent.least ? key : extent.least;
+        extent.complement = ~key < extent.complement ? ~key : extent.complement;
     }
-    if (least < result[0]) atomicMin(result, least);
-    if (greatest < result[1]) atomicMin(result + 1, greatest);
+    return extent;
+}
+
+struct Bounds {
+    int low, high;
+    __device__ __forceinline__ void add(int value) {
+        low = value < low ? value : low;
+        high = value > high ? value : high;
+    }
+};
+
+BOTH void add_two(const FrameParams &p, const Padding &padding, u32 word, Bounds &bounds) {
+    const int a = static_cast<int>(field(p, word & 65535)), b = static_cast<int>(field(p, word >> 16));
+    if (!padding.holds(a)) bounds.add(a);
+    if (!padding.holds(b)) bounds.add(b);
+}
+
+// 16-bit containers, by integers.
+BOTH Extent extent_of_words(const FrameParams &p, u64 total, u32 thread, u32 threads) {
+    const Padding padding(p);
+    Bounds bounds = {0x7fffffff, -0x7fffffff};
+    const u64 vectors = p.source % 16 == 0 ? total / 8 : 0;
+    for (u64 i = thread; i < vectors; i += threads) {
+        const uint4 in = load(reinterpret_cast<const uint4 *>(p.source) + i);
+        add_two(p, padding, in.x, bounds);
+        add_two(p, padding, in.y, bounds);
+        add_two(p, padding, in.z, bounds);
+        add_two(p, padding, in.w, bounds);
+    }
+    for (u64 i = 8 * vectors + thread; i < total; i += threads) {
+        const int stored = static_cast<int>(field(p, container(p, i)));
+        if (!padding.holds(stored)) bounds.add(stored);
+    }
+    if (bounds.low > bounds.high) return {~0ull, ~0ull};
+    return {ordered(bounds.low), ~ordered(bounds.high)};
+}
+
+// Lowest and highest stored value of each frame, padding and NaN left out. result: two words a frame, all ones before:
+// the least ordered(value), and the least of its complement; all ones after where nothing is left.
+extern "C" __global__ void __launch_bounds__(256) extent_batch(const FrameParams *frames, int count, u64 *result) {
+    __shared__ u64 least, complement;  // of the block
+    const u32 thread = blockIdx.x * blockDim.x + threadIdx.x, threads = gridDim.x * blockDim.x;
+    for (int f = static_cast<int>(blockIdx.y); f < count; f += static_cast<int>(gridDim.y)) {
+        const FrameParams p = frames[f];
+        const u64 total = static_cast<u64>(p.rows) * p.columns * p.samples;
+        const bool words = p.sample_format == U16 || p.sample_format == I16;
+        if (threadIdx.x == 0) least = complement = ~0ull;
+        __syncthreads();
+        const Extent own = words ? extent_of_words(p, total, thread, threads) : extent_of_any(p, total, thread, threads);
+        if (own.least < least) atomicMin(&least, own.least);
+        if (own.complement < complement) atomicMin(&complement, own.complement);
+        __syncthreads();
+        if (threadIdx.x == 0) {
+            atomicMin(result + 2 * f, least);
+            atomicMin(result + 2 * f + 1, complement);
+        }
+        __syncthreads();
+    }
+}
+
+// ---- unpack_batch
+
+BOTH u64 bytes_at(const u8 *bytes, u64 first, u64 step, int count) {
+    u64 value = 0;
+    for (int k = 0; k < count; ++k) value |= static_cast<u64>(bytes[first + step * k]) << 8 * k;
+    return value;
+}
+
+// Sample number i, of pixel `pixel` and of place c in it, in its lowest bytes.
+BOTH u64 packed_sample(const UnpackParams &p, u64 i, u64 pixel, int c) {
+    const u8 *bytes = reinterpret_cast<const u8 *>(p.source);
+    const u64 size = static_cast<u64>(p.itemsize), pixels = static_cast<u64>(p.rows) * p.columns;
+    if (p.packing == PACKED_BITS) return bytes[i / 8] >> (i % 8) & 1;
+    if (p.packing == PACKED_BYTE_PLANES)  // from the plane of the lowest byte back
+        return bytes_at(bytes, ((c + 1) * size - 1) * pixels + pixel, 0 - pixels, p.itemsize);
+    if (p.packing == PACKED_BIG_ENDIAN) return bytes_at(bytes, (i + 1) * size - 1, ~0ull, p.itemsize);
+    if (p.packing == PACKED_PLANES) return bytes_at(bytes, (c * pixels + pixel) * size, 1, p.itemsize);
+    const u64 place = pixel / 2 * 4 + (c == 0 ? pixel % 2 : c + 1);
+    return bytes_at(bytes, place * size, 1, p.itemsize);
+}
+
+extern "C" __global__ void __launch_bounds__(256) unpack_batch(const UnpackParams *records, int count) {
+    const u64 thread = blockIdx.x * blockDim.x + threadIdx.x, threads = gridDim.x * blockDim.x;
+    for (int r = static_cast<int>(blockIdx.y); r < count; r += static_cast<int>(gridDim.y)) {
+        const UnpackParams p = records[r];
+        const u64 total = static_cast<u64>(p.rows) * p.columns * p.samples;
+        for (u64 i = thread; i < total; i += threads) {
+            const u64 pixel = p.samples == 1 ? i : i / 3;
+            const u64 value = packed_sample(p, i, pixel, p.samples == 1 ? 0 : static_cast<int>(i - 3 * pixel));
+            if (p.itemsize == 1) reinterpret_cast<u8 *>(p.output)[i] = static_cast<u8>(value);
+            else if (p.itemsize == 2) reinterpret_cast<u16 *>(p.output)[i] = static_cast<u16>(value);
+            else if (p.itemsize == 4) reinterpret_cast<u32 *>(p.output)[i] = static_cast<u32>(value);
+            else reinterpret_cast<u64 *>(p.output)[i] = value;
+        }
+    }
+}
+
+// ---- adopt_batch
+
+// The lowest 8 or 16 bits, as the format says.
+BOTH int as_format(int format, int value) {
+    if (format == U8) return value & 0xff;
+    if (format == U16) return value & 0xffff;
+    return format == I8 ? static_cast<signed char>(value) : static_cast<short>(value);
+}
+
+BOTH int narrow_sample(u64 source, int format, u64 i) {
+    const int raw = format <= I8 ? reinterpret_cast<const u8 *>(source)[i] : reinterpret_cast<const u16 *>(source)[i];
+    return as_format(format, raw);
+}
+
+BOTH int adopted(const AdoptParams &p, int value) {
+    if (p.sign_bits > 0) {
+        const u32 bits = static_cast<u32>(value) & (0xffffffffu >> (32 - p.sign_bits));
+        const u32 sign = p.output_format == I8 || p.output_format == I16 ? 1u << (p.sign_bits - 1) : 0u;
+        value = static_cast<int>((bits ^ sign) - sign);
+    }
+    return as_format(p.output_format, value);
+}
+
+struct Adopted {
+    Bounds values, samples;
+    u64 difference;  // least index of a sample that differs from the reference's
+
+    __device__ __forceinline__ void take(const AdoptParams &p, u64 row, u32 x, u64 i) {
+        const int value = narrow_sample(p.source + row * p.row_stride, p.source_format, x) + p.offset;
+        const int sample = adopted(p, value);
+        values.add(value);
+        samples.add(sample);
+        if (p.output != 0 && p.output_format <= I8) reinterpret_cast<u8 *>(p.output)[i] = static_cast<u8>(sample);
+        else if (p.output != 0) reinterpret_cast<u16 *>(p.output)[i] = static_cast<u16>(sample);
+        if (p.reference != 0 && i < difference && narrow_sample(p.reference, p.output_format, i) != sample)
+            difference = i;
+    }
+};
+
+BOTH void report(u64 *stats, const Bounds &values, const Bounds &samples) {
+    if (values.low > values.high) return;  // a block without rows
+    atomicMin(stats, ordered(values.low));
+    atomicMin(stats + 1, ~ordered(values.high));
+    atomicMin(stats + 3, ordered(samples.low));
+    atomicMin(stats + 4, ~ordered(samples.high));
+}
+
+// See adopt.py. Blocks take rows.
+extern "C" __global__ void __launch_bounds__(256) adopt_batch(const AdoptParams *records, int count) {
+    __shared__ Bounds values, samples;  // of the block
+    for (int r = static_cast<int>(blockIdx.y); r < count; r += static_cast<int>(gridDim.y)) {
+        const AdoptParams p = records[r];
+        const u32 length = static_cast<u32>(p.columns) * static_cast<u32>(p.samples);
+        u64 *stats = reinterpret_cast<u64 *>(p.stats);
+        if (threadIdx.x == 0) values = samples = {0x7fffffff, -0x7fffffff};
+        __syncthreads();
+        Adopted own = {{0x7fffffff, -0x7fffffff}, {0x7fffffff, -0x7fffffff}, ~0ull};
+        for (u64 row = blockIdx.x; row < static_cast<u64>(p.rows); row += gridDim.x)
+            for (u32 x = threadIdx.x; x < length; x += blockDim.x) own.take(p, row, x, row * length + x);
+        atomicMin(&values.low, own.values.low);
+        atomicMax(&values.high, own.values.high);
+        atomicMin(&samples.low, own.samples.low);
+        atomicMax(&samples.high, own.samples.high);
+        if (own.difference != ~0ull) atomicMin(stats + 2, own.difference);
+        __syncthreads();
+        if (threadIdx.x == 0) report(stats, values, samples);
+        __syncthreads();
+    }
 }

@@ -12,7 +12,7 @@ from kernels.cuda import OPTIONS
 
 SOURCE = Path(__file__).parents[2] / "kernels" / "render.cu"
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
-KERNELS = ("render_batch", "extent_frame")
+KERNELS = ("render_batch", "extent_batch", "unpack_batch", "adopt_batch")
 CUPY_ADDS = ("-ftz=true",)
 MAX_REGISTERS = 128  # two blocks of 256 threads on a multiprocessor
 
