@@ -320,8 +320,8 @@ BOTH void put_scaled(const FrameParams &p, int ox, int oy, u32 o) {
 
 // ---- whole rows of 8- and 16-bit samples: many pixels at a time
 
-// What a block keeps of a frame while it works on it.
-const int STAGED_BYTES = 16384;
+// What a block keeps of a frame while it works on it. So much that a multiprocessor's 64 KiB hold four blocks.
+const int STAGED_BYTES = 15360;
 union Staged {
     Steps steps;
     u8 bytes[STAGED_BYTES];

@@ -5,11 +5,12 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
+import kernels
 from gpu_render.archive import FrameRecord
 from gpu_render.archive.file import FileArchive
 from gpu_render.errors import RenderError
@@ -18,8 +19,9 @@ from gpu_render.renderer import Renderer
 from gpu_render.settings import Settings
 from gpu_render.view import Stage, View
 from gpu_render.workers import WorkerPool
-from kernels import Backend, BackendUnavailable, RenderJob
+from kernels import Backend, BackendUnavailable, Codestream, Decoded, RenderJob
 from kernels.cpu import CpuBackend
+from kernels.packing import Packed
 from tests.conformance.readers import GREY, Ask
 from tests.conformance.samples import Sample
 from tests.kernels.host import HostBackend
@@ -44,6 +46,8 @@ class EveryBackend:
 
     name = "cpu"
     description = "NumPy, compared with every other backend"
+    unpacks = True
+    codec = ""
     download_ms = 0.0
 
     def __init__(self, others: Sequence[Backend]) -> None:
@@ -51,25 +55,39 @@ class EveryBackend:
         self.renderings = 0
         self.unlike = 0
 
-    def put(self, samples: Array) -> object:
-        """A handle of each backend."""
-        return [backend.put(samples) for backend in self._backends]
+    def put(self, frames: Sequence[Array | Packed]) -> list[object]:
+        """For each frame a handle of each backend."""
+        return [list(handles) for handles in zip(*(backend.put(frames) for backend in self._backends), strict=True)]
 
-    def extent(self, pixels: object, params: np.void) -> tuple[float, float] | None:
-        """See ``kernels.Backend.extent``."""
-        extents = [backend.extent(handle, params) for backend, handle in self._pairs(pixels)]
-        self._count(extents)
+    def decode(self, codestreams: Sequence[Codestream]) -> list[Decoded | None]:
+        """See ``kernels.Backend.decode``: nothing is decoded here."""
+        return [None] * len(codestreams)
+
+    def extents(self, frames: Sequence[tuple[object, np.void]]) -> list[tuple[float, float] | None]:
+        """See ``kernels.Backend.extents``."""
+        extents = []
+        for place, backend in enumerate(self._backends):
+            extents.append(backend.extents([(self._pairs(pixels)[place][1], params) for pixels, params in frames]))
+        for answers in zip(*extents, strict=True):
+            self._count(answers)
         return extents[0]
 
-    def render(self, jobs: Sequence[RenderJob]) -> list[Array]:
-        """See ``kernels.Backend.render``."""
+    def launch(self, jobs: Sequence[RenderJob]) -> object:
+        """See ``kernels.Backend.launch``: rendered at once."""
         rendered = []
         for place, backend in enumerate(self._backends):
             own = [RenderJob(self._pairs(job.pixels)[place][1], job.params, job.table) for job in jobs]
-            rendered.append(backend.render(own))
+            rendered.append(kernels.render(backend, own))
         for answers in zip(*rendered, strict=True):
             self._count([(a.shape, a.dtype.str, a.tobytes()) for a in answers])
         return rendered[0]
+
+    def collect(self, ticket: object) -> list[Array]:
+        """See ``kernels.Backend.collect``."""
+        return cast(list[Array], ticket)
+
+    def trim(self) -> None:
+        """Nothing is kept back."""
 
     def _pairs(self, pixels: object) -> list[tuple[Backend, object]]:
         assert isinstance(pixels, list)

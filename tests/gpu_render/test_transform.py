@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import kernels
 from gpu_render.errors import BadRequest, InvalidRegion, InvalidWindow, NotRenderable
 from gpu_render.frame import LookupTable, PixelLayout, Presentation, Rescale, VoiFunction, Window
 from gpu_render.transform import (
@@ -33,12 +34,12 @@ HU = Presentation(modality=Rescale(1.0, -1024.0, "HU"), voi=(Window(40, 400), Wi
 def render(samples: np.ndarray, presentation: Presentation, view: View, layout: PixelLayout) -> np.ndarray:
     """Through fold() and the CPU backend, extent included: what the service does."""
     backend = CpuBackend()
-    pixels = backend.put(samples)
+    (pixels,) = backend.put([samples])
     extent = None
     if needs_extent(presentation, view, layout):
-        extent = backend.extent(pixels, fold(presentation, View(stage=Stage.STORED), layout).params)
+        (extent,) = backend.extents([(pixels, fold(presentation, View(stage=Stage.STORED), layout).params)])
     folded = fold(presentation, view, layout, extent)
-    return backend.render([RenderJob(pixels, folded.params, folded.table)])[0]
+    return kernels.render(backend, [RenderJob(pixels, folded.params, folded.table)])[0]
 
 
 def standard_grey(value: float, window: Window) -> int:

@@ -7,7 +7,9 @@ import numpy as np
 import numpy.typing as npt
 from hypothesis import strategies as st
 
+import kernels
 from kernels import Backend, RenderJob
+from kernels.packing import Packed, Packing, check
 from kernels.params import FRAME_PARAMS, SAMPLE_DTYPES, SAMPLE_FORMATS, Colour, Curve, SampleFormat, Stage
 
 Array = npt.NDArray[Any]
@@ -61,7 +63,9 @@ def case(samples: Array, table: Array | None = None, /, **fields: float) -> Case
 
 def render(backend: Backend, cases: list[Case]) -> list[Array]:
     """All cases as one batch."""
-    return backend.render([RenderJob(backend.put(c.samples), c.params, c.table) for c in cases])
+    handles = backend.put([c.samples for c in cases])
+    jobs = [RenderJob(pixels, c.params, c.table) for pixels, c in zip(handles, cases, strict=True)]
+    return kernels.render(backend, jobs)
 
 
 def ramp(dtype: str, rows: int = 16, columns: int = 17) -> Array:
@@ -193,6 +197,77 @@ for _size in ((1, 1), (1, 7), (1, 8), (3, 8), (5, 16), (7, 13), (64, 65)):
             EDGES[f"{_dtype[1:]} of {_size} from row 1"] = case(
                 _samples, lower=-100, span=300, region_y=1, region_height=_size[0] - 1
             )
+
+
+def _large() -> dict[str, Case]:
+    """Whole rows with enough pixels for every loop over vectors to go round, and a remainder; from the first row, and
+    from rows that begin at other alignments."""
+    rng, cases = np.random.default_rng(5), {}
+    for columns in (64, 65):
+        rgb = rng.integers(0, 256, (65, columns, 3), np.uint8)
+        grey = {dtype: ramp(dtype, 65, columns) for dtype in ("u1", "i1", "<u2", "<i2")}
+        long = rng.integers(0, 256, (20000, 3), np.uint8)
+        for y in (0, 1, 3):
+            rows: dict[str, float] = {"region_y": y, "region_height": 65 - y}
+            at = f"{columns} columns from row {y}"
+            for colour in (Colour.RGB, Colour.YBR_FULL, Colour.YBR_PARTIAL):
+                cases[f"{colour.name} {at}"] = case(rgb, colour=colour, **rows)
+            cases[f"stored colour {at}"] = case(rgb, stage=Stage.STORED, **rows)
+            cases[f"stored 16-bit colour {at}"] = case(rgb.astype("<u2") * 257, stage=Stage.STORED, bits=10, **rows)
+            for dtype, samples in grey.items():
+                table: dict[str, float] = {"curve": Curve.TABLE, "table_first": -7, **rows}
+                padded: dict[str, float] = {"pad_low": -3, "pad_high": 60.5, "invert": 1}
+                name = f"{dtype} {at}"
+                cases[f"window {name}"] = case(samples, lower=-60, span=400, **rows)
+                cases[f"padded {name}"] = case(samples, lower=-60, span=400, **rows, **padded)
+                cases[f"falling {name}"] = case(samples, slope=-0.3, lower=-160, span=400, **rows, **padded)
+                cases[f"thresholds {name}"] = case(samples, THRESHOLDS, curve=Curve.THRESHOLDS, **rows)
+                cases[f"table {name}"] = case(samples, GREYS, **table, **padded)
+                cases[f"long table {name}"] = case(samples, np.ascontiguousarray(long[:, 0]), **table)
+                cases[f"palette {name}"] = case(samples, PALETTE, colour=Colour.PALETTE, **table)
+                cases[f"long palette {name}"] = case(samples, long, colour=Colour.PALETTE, **table)
+                cases[f"stored {name}"] = case(samples, stage=Stage.STORED, **rows)
+                for signed in (0, 1):
+                    bits = samples.dtype.itemsize * 8 - 4
+                    some: dict[str, float] = {"bits": bits, "shift": 3, "signed": signed}
+                    cases[f"stored {bits} bits {signed} {name}"] = case(samples, stage=Stage.STORED, **rows, **some)
+                    cases[f"{bits} bits {signed} {name}"] = case(samples, lower=-60, span=400, **rows, **some, **padded)
+                    cases[f"table of {bits} bits {signed} {name}"] = case(samples, GREYS, **table, **some)
+    return cases
+
+
+LARGE = _large()
+
+
+def _packed() -> dict[str, Packed]:
+    rng, frames = np.random.default_rng(11), {}
+    for rows, columns in ((1, 1), (1, 7), (3, 5), (5, 8), (9, 14), (64, 66)):
+        for packing in Packing:
+            for samples in (1, 3):
+                for dtype in ("u1", "i1", "<u2", "<i2", "<u4", "<f8"):
+                    size = np.dtype(dtype).itemsize
+                    count = rows * columns * samples * size
+                    if packing == Packing.BITS:
+                        count = (rows * columns * samples + 7) // 8
+                    elif packing == Packing.CHROMA_422:
+                        count = 2 * rows * columns * size
+                    shape = (rows, columns) if samples == 1 else (rows, columns, 3)
+                    frame = Packed(rng.integers(0, 256, count, np.uint8), packing, shape, np.dtype(dtype))
+                    if is_possible(frame):
+                        frames[f"{packing.name} {dtype} {shape}"] = frame
+    return frames
+
+
+def is_possible(frame: Packed) -> bool:
+    """Whether packing, shape and dtype agree."""
+    try:
+        check(frame)
+    except ValueError:
+        return False
+    return True
+
+
+PACKED = _packed()
 
 _NUMBERS = st.one_of(
     st.sampled_from([0.0, -0.0, 1.0, -1.0, 0.5, 255.0, 400.0, -1024.0, 1e-9, 1e30, np.inf, -np.inf, np.nan]),

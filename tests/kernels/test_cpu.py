@@ -124,21 +124,22 @@ def test_extent(dtype: str) -> None:
     samples = ramp(dtype)
     backend = CpuBackend()
     values = samples[~np.isnan(samples)].astype(np.float64)
-    assert backend.extent(samples, case(samples).params) == (values.min(), values.max())
+    assert backend.extents([(samples, case(samples).params)]) == [(values.min(), values.max())]
     rest = values[(values < 0) | (values > 300)]
     padded = case(samples, pad_low=0, pad_high=300).params
-    assert backend.extent(samples, padded) == ((rest.min(), rest.max()) if rest.size else None)
-    assert backend.extent(samples, case(samples, pad_low=-np.inf, pad_high=np.inf).params) is None
+    all_padding = case(samples, pad_low=-np.inf, pad_high=np.inf).params
+    expected = (rest.min(), rest.max()) if rest.size else None
+    assert backend.extents([(samples, padded), (samples, all_padding)]) == [expected, None]
 
 
 def test_extent_sees_the_meaning_of_the_bits() -> None:
     samples = np.array([[0xF123, 0x0800, 0x07FF]], "<u2")
-    assert CpuBackend().extent(samples, case(samples, bits=12, signed=1).params) == (-2048, 2047)
+    assert CpuBackend().extents([(samples, case(samples, bits=12, signed=1).params)]) == [(-2048, 2047)]
 
 
 def test_extent_of_nothing_but_nan() -> None:
     samples = np.full((3, 3), np.nan, "<f4")
-    assert CpuBackend().extent(samples, case(samples).params) is None
+    assert CpuBackend().extents([(samples, case(samples).params)]) == [None]
 
 
 REFUSED: dict[str, dict[str, int]] = {
@@ -173,12 +174,12 @@ def test_contradictory_records_are_refused(name: str) -> None:
     samples = ramp("<u2")
     stage = REFUSED[name].get("stage", Stage.DISPLAY)
     good = case(samples, stage=stage if stage in list(Stage) else Stage.DISPLAY)
-    CpuBackend().render([RenderJob(samples, good.params)])
+    CpuBackend().launch([RenderJob(samples, good.params)])
     bad = good.params.copy()
     for field, value in REFUSED[name].items():
         bad[field] = value
     with pytest.raises(ValueError, match=r".+"):
-        CpuBackend().render([RenderJob(samples, bad)])
+        CpuBackend().launch([RenderJob(samples, bad)])
 
 
 @pytest.mark.parametrize("table", [GREYS[:9], GREYS.astype("<f4"), GREYS[::2], THRESHOLDS])
@@ -198,4 +199,4 @@ def test_signed_colour_and_float_tables_are_refused() -> None:
 @pytest.mark.parametrize("samples", [np.zeros((2, 2), ">u2"), np.zeros((2, 2), "<i8"), np.zeros((4, 4), "u1")[:, ::2]])
 def test_put_refuses_what_no_kernel_reads(samples: Array) -> None:
     with pytest.raises(ValueError, match="SAMPLE_FORMATS"):
-        CpuBackend().put(samples)
+        CpuBackend().put([samples])

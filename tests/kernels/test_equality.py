@@ -12,11 +12,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kernels import Backend, BackendUnavailable
+import kernels
+from kernels import Backend, BackendUnavailable, RenderJob
 from kernels.cpu import CpuBackend
-from kernels.params import Colour
+from kernels.packing import unpack
+from kernels.params import Colour, Stage
 from tests.kernels import host
-from tests.kernels.cases import DTYPES, EDGES, Case, case, cases, ramp, render
+from tests.kernels.cases import DTYPES, EDGES, LARGE, PACKED, Case, case, cases, ramp, render
 from tests.kernels.fake_cupy import FakeDevice
 
 SAME_BACKEND = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -58,6 +60,10 @@ def test_edges(device: Backend, name: str) -> None:
     assert_equal(device, [EDGES[name]])
 
 
+def test_large_frames(device: Backend) -> None:
+    assert_equal(device, list(LARGE.values()))
+
+
 def test_all_edges_as_one_batch(device: Backend) -> None:
     assert_equal(device, list(EDGES.values()))
 
@@ -88,20 +94,29 @@ def test_every_chroma(device: Backend, colour: Colour) -> None:
     assert_equal(device, [case(samples, colour=colour) for samples in batch])
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_extent(device: Backend, dtype: str) -> None:
-    samples = ramp(dtype, 40, 41)
-    handle = device.put(samples)
-    for fields in ({}, {"pad_low": 0, "pad_high": 300}, {"pad_low": -np.inf, "pad_high": np.inf}):
-        params = case(samples, **fields).params
-        assert device.extent(handle, params) == CpuBackend().extent(samples, params)
+def test_extents_of_a_batch(device: Backend) -> None:
+    """All dtypes at once, padded and not, at every remainder of the vectors that the kernel reads."""
+    paddings: list[dict[str, float]] = [{}, {"pad_low": 0, "pad_high": 300}, {"pad_low": -np.inf, "pad_high": np.inf}]
+    frames = []
+    for dtype in DTYPES:
+        for size in ((1, 1), (1, 7), (3, 5), (40, 41)):
+            samples = ramp(dtype, *size)
+            frames += [(samples, case(samples, **padding).params) for padding in paddings]
+    frames.append((np.full((3, 3), np.nan, "<f8"), case(np.full((3, 3), np.nan, "<f8")).params))
+    some_bits = np.array([[0xF123, 0x0800, 0x07FF]], "<u2")
+    frames.append((some_bits, case(some_bits, bits=12, signed=1, pad_low=0.5, pad_high=0.6).params))
+    expected = CpuBackend().extents(frames)
+    handles = device.put([samples for samples, _ in frames])
+    assert device.extents([(handle, params) for handle, (_, params) in zip(handles, frames, strict=True)]) == expected
+    assert expected[-2:] == [None, (-2048, 2047)]
 
 
-def test_extent_of_nothing_but_nan(device: Backend) -> None:
-    samples = np.full((3, 3), np.nan, "<f8")
-    assert device.extent(device.put(samples), case(samples).params) is None
-
-
-def test_extent_of_some_bits(device: Backend) -> None:
-    samples = np.array([[0xF123, 0x0800, 0x07FF]], "<u2")
-    assert device.extent(device.put(samples), case(samples, bits=12, signed=1).params) == (-2048, 2047)
+def test_packed_frames(device: Backend) -> None:
+    packed = list(PACKED.values())
+    handles = device.put(packed)
+    for frame, handle in zip(packed, handles, strict=True):
+        samples = unpack(frame)
+        c = case(samples.reshape(frame.shape), stage=Stage.STORED)
+        (stored,) = kernels.render(device, [RenderJob(handle, c.params)])
+        assert (stored.dtype, stored.shape) == (frame.dtype, frame.shape)
+        assert stored.tobytes() == samples.tobytes()
