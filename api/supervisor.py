@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import orjson
 
 from api.worker_process import DRAIN_S, Order
 from gpu_render.errors import StartupError
@@ -169,7 +170,7 @@ class Worker:
         """Ask /health/ready and keep what it says; whether it answered at all."""
         try:
             async with asyncio.timeout(POLL_LIMIT_S), self.session.get("http://127.0.0.1/health/ready") as answer:
-                body = await answer.json()
+                body = orjson.loads(await answer.read())
             self.health, status = dict(body), str(body["status"])
             self.status = status if answer.status == 200 else "not ready"
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError, TypeError, KeyError):
