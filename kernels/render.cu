@@ -358,8 +358,8 @@ BOTH void map_vectors(const Rows &rows, u32 count, const Map &map) {
     for (; i < count; i += rows.threads) out[i] = map(load(in + i));
 }
 
+// The block's threads have left the last frame when render_batch takes the next.
 BOTH void stage(Staged &staged, u64 from, u32 bytes) {
-    __syncthreads();
     const u32 words = from % 4 == 0 ? bytes / 4 : 0;
     for (u32 i = threadIdx.x; i < words; i += blockDim.x) staged.words[i] = reinterpret_cast<const u32 *>(from)[i];
     for (u32 i = 4 * words + threadIdx.x; i < bytes; i += blockDim.x)
@@ -415,7 +415,6 @@ BOTH void put_steps(const FrameParams &p, Staged &staged, const Rows &rows, u32 
 
 // Greys or packed colours of all 256 containers.
 template <class T> BOTH void put_bytes_by_table(const FrameParams &p, T *values) {
-    __syncthreads();
     for (u32 raw = threadIdx.x; raw < 256; raw += blockDim.x) {
         const double stored = integer_value(p, raw);
         values[raw] = static_cast<T>(p.colour == GREY ? grey(p, stored) : palette_colour(p, stored));
@@ -785,8 +784,8 @@ struct Adopted {
     }
 };
 
+// A block without rows has bounds that change nothing.
 BOTH void report(u64 *stats, const Bounds &values, const Bounds &samples) {
-    if (values.low > values.high) return;  // a block without rows
     atomicMin(stats, ordered(values.low));
     atomicMin(stats + 1, ~ordered(values.high));
     atomicMin(stats + 3, ordered(samples.low));

@@ -216,7 +216,7 @@ def _large() -> dict[str, Case]:
             cases[f"stored 16-bit colour {at}"] = case(rgb.astype("<u2") * 257, stage=Stage.STORED, bits=10, **rows)
             for dtype, samples in grey.items():
                 table: dict[str, float] = {"curve": Curve.TABLE, "table_first": -7, **rows}
-                padded: dict[str, float] = {"pad_low": -3, "pad_high": 60.5, "invert": 1}
+                padded: dict[str, float] = {"pad_low": -3.5, "pad_high": 60.5, "invert": 1}
                 name = f"{dtype} {at}"
                 cases[f"window {name}"] = case(samples, lower=-60, span=400, **rows)
                 cases[f"padded {name}"] = case(samples, lower=-60, span=400, **rows, **padded)

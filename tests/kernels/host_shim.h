@@ -82,7 +82,6 @@ struct Fiber {
     ucontext_t context;
     std::unique_ptr<char[]> stack{new char[STACK]};
     int waits_at = 0;  // line of the barrier; 0: runs
-    bool finished = false;
 };
 
 struct Block {
@@ -106,21 +105,22 @@ static inline void barrier(int line) {
 }
 #define __syncthreads() barrier(__LINE__)
 
-static void fiber_main() {
-    block_state.body(block_state.argument);
-    block_state.fibers[block_state.running]->finished = true;
-}
+static void fiber_main() { block_state.body(block_state.argument); }
 
-// Run every thread of the block until it waits or has finished; whether they wait.
+// Run every thread of the block until it waits or has finished; whether they wait. Every other block runs them
+// backwards, so that no order is relied on.
 static bool run_to_barrier(unsigned threads) {
-    for (unsigned t = 0; t < threads; ++t) {
+    for (unsigned n = 0; n < threads; ++n) {
+        const unsigned t = (blockIdx.x + blockIdx.y) % 2 ? threads - 1 - n : n;
         Fiber &fiber = *block_state.fibers[t];
         block_state.running = threadIdx.x = t;
         fiber.waits_at = 0;
         swapcontext(&block_state.scheduler, &fiber.context);
-        if (fiber.waits_at != block_state.fibers[0]->waits_at) divergent(fiber.waits_at, block_state.fibers[0]->waits_at);
     }
-    return !block_state.fibers[0]->finished;
+    const int line = block_state.fibers[0]->waits_at;
+    for (unsigned t = 1; t < threads; ++t)
+        if (block_state.fibers[t]->waits_at != line) divergent(block_state.fibers[t]->waits_at, line);
+    return line != 0;
 }
 
 static void run_block(unsigned threads, void (*body)(void *), void *argument) {
@@ -133,7 +133,6 @@ static void run_block(unsigned threads, void (*body)(void *), void *argument) {
         fiber.context.uc_stack.ss_sp = fiber.stack.get();
         fiber.context.uc_stack.ss_size = Fiber::STACK;
         fiber.context.uc_link = &block_state.scheduler;
-        fiber.finished = false;
         makecontext(&fiber.context, fiber_main, 0);
     }
     while (run_to_barrier(threads)) {

@@ -144,3 +144,17 @@ def test_equal_formulas_share_their_steps() -> None:
     assert steps_for(record(large)) is shared
     assert steps_for(record(other)) is not shared
     assert not shared.flags.writeable
+
+
+def test_the_kernel_reads_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The equality above is no other path's: other steps give other greys, of whole vectors of pixels."""
+    c = case(ramp("<i2", 16, 17), lower=-160, span=400)
+    jobs = [RenderJob(c.samples, c.params)]
+    (before,) = kernels.render(host.HostBackend(), jobs)
+    inverted = steps_for(record(c))
+    assert inverted is not None
+    inverted = inverted.copy()
+    inverted["invert"] = 0xFFFFFFFF
+    monkeypatch.setattr(host, "steps_for", lambda _: inverted)
+    (after,) = kernels.render(host.HostBackend(), jobs)
+    np.testing.assert_array_equal(after, 255 - before)
