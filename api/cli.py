@@ -7,6 +7,7 @@ import ipaddress
 import logging
 import os
 import platform
+import signal
 import sys
 import threading
 import time
@@ -249,6 +250,8 @@ def serve(
 def serve_gpus(settings: Settings, gpus: str, socket_dir: Path | None, host: str, port: int) -> None:
     """A worker process a GPU, and in this process what starts them and passes requests on to them."""
     assert settings.index_path is not None
+    # The server raises SIGTERM anew when it has ended. Then the sockets and the lock are to go as well.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         numbers = choose_gpus(gpus, settings.backend)
         with socket_directory(socket_dir) as directory, shared_index(settings.roots, settings.index_path):

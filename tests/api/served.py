@@ -99,14 +99,19 @@ def _peak_bytes(pid: int) -> int:
 
 @contextlib.contextmanager
 def serving(
-    root: Path, work: Path, *, launch: Sequence[str] = SERVICE, environment: Mapping[str, str] | None = None
+    root: Path,
+    work: Path,
+    *,
+    launch: Sequence[str] = SERVICE,
+    environment: Mapping[str, str] | None = None,
+    options: Sequence[str] = (),
 ) -> Iterator[Served]:
-    """``gpu-render serve root`` until the block ends; index and log are made in ``work``."""
+    """``gpu-render serve root`` with ``options`` until the block ends; index and log are made in ``work``."""
     log = work / "server.log"
     command = [sys.executable, *launch, "serve", str(root), "--port", "0", "--backend", "cpu"]
     with log.open("wb") as written:
         process = subprocess.Popen(
-            [*command, "--index", str(work / "index.sqlite")],
+            [*command, "--index", str(work / "index.sqlite"), *options],
             stdout=written,
             stderr=written,
             env={**os.environ, "PYTHONPATH": str(ROOT), "GPU_RENDER_WORKERS": "2", **(environment or {})},
