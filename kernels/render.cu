@@ -688,7 +688,7 @@ BOTH Extent extent_of_words(const FrameParams &p, u64 total, u32 thread, u32 thr
 // Lowest and highest stored value of each frame, padding and NaN left out. result: two words a frame, all ones before:
 // the least ordered(value), and the least of its complement; all ones after where nothing is left.
 extern "C" __global__ void __launch_bounds__(256) extent_batch(const FrameParams *frames, int count, u64 *result) {
-    __shared__ u64 least, complement;  // of the block
+    __shared__ u64 least, complement;  // of the block; set and reported by its first thread
     const u32 thread = blockIdx.x * blockDim.x + threadIdx.x, threads = gridDim.x * blockDim.x;
     for (int f = static_cast<int>(blockIdx.y); f < count; f += static_cast<int>(gridDim.y)) {
         const FrameParams p = frames[f];
@@ -704,7 +704,6 @@ extern "C" __global__ void __launch_bounds__(256) extent_batch(const FrameParams
             atomicMin(result + 2 * f, least);
             atomicMin(result + 2 * f + 1, complement);
         }
-        __syncthreads();
     }
 }
 
@@ -794,7 +793,7 @@ BOTH void report(u64 *stats, const Bounds &values, const Bounds &samples) {
 
 // See adopt.py. Blocks take rows.
 extern "C" __global__ void __launch_bounds__(256) adopt_batch(const AdoptParams *records, int count) {
-    __shared__ Bounds values, samples;  // of the block
+    __shared__ Bounds values, samples;  // of the block; set and reported by its first thread
     for (int r = static_cast<int>(blockIdx.y); r < count; r += static_cast<int>(gridDim.y)) {
         const AdoptParams p = records[r];
         const u32 length = static_cast<u32>(p.columns) * static_cast<u32>(p.samples);
@@ -811,6 +810,5 @@ extern "C" __global__ void __launch_bounds__(256) adopt_batch(const AdoptParams 
         if (own.difference != ~0ull) atomicMin(stats + 2, own.difference);
         __syncthreads();
         if (threadIdx.x == 0) report(stats, values, samples);
-        __syncthreads();
     }
 }
