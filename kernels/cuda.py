@@ -1,39 +1,57 @@
 """The CUDA backend: the only file that imports CuPy. ``render.cu`` is compiled once per device, when it is opened.
 
-CuPy's RawModule keeps the compiled kernel on disk, in CUPY_CACHE_DIR (``~/.cupy/kernel_cache``), under a hash of
+CuPy's RawModule keeps the compiled kernels on disk, in CUPY_CACHE_DIR (``~/.cupy/kernel_cache``), under a hash of
 source, options, architecture and NVRTC version; a second start compiles nothing. CuPy adds ``-ftz=true`` to every
 compilation: ``render.cu`` is written so that no flag changes its results.
+
+Three streams work side by side: uploads of frames, kernels with the small uploads of their records, and downloads of
+batches. Events order them: kernels wait for the uploads before them, a download waits for its kernel, and the host
+waits only in ``collect``, in ``extents`` and ``decode``, and where the ring of pinned memory is full.
+
+CuPy's pool gives a block out again as soon as its last reference is gone, without waiting for any stream. So whatever
+queued work reads or writes is referenced until that work is done: by a ticket until it is collected, by ``_held`` until
+an event, by the call itself where it waits. Then a block that the pool gives out is idle, whichever stream takes it.
 """
 
+import logging
 import math
-import struct
+import traceback
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from kernels import BackendUnavailable, DeviceError, RenderJob
-from kernels.check import Record, read, read_source, reads_table
-from kernels.params import FRAME_PARAMS, SAMPLE_FORMATS
+from kernels import BackendUnavailable, Codestream, Decoded, DeviceError, RenderJob
+from kernels.adopt import NONE, adopt_record, extent_of, holds, number
+from kernels.batch import RenderBatch, bytes_of, declared_dtype, declared_shape, pack
+from kernels.check import Record, read_source
+from kernels.nvcodec import CodecImage, CodecUnavailable, NvCodec
+from kernels.packing import Packed, unpack_record
+from kernels.params import ADOPT_PARAMS, ADOPT_WORDS, FRAME_PARAMS, SAMPLE_FORMATS, UNPACK_PARAMS
+from kernels.staging import Ring, Slot
 
 Array = npt.NDArray[Any]
 Bytes = npt.NDArray[np.uint8]
+Words = npt.NDArray[np.uint64]
 
+KERNELS = ("render_batch", "extent_batch", "unpack_batch", "adopt_batch")
 OPTIONS = ("--std=c++17", "-fmad=false")
 BLOCK = 256  # threads; render.cu is bounded to it
-PIXELS_A_THREAD = 8
+ITEMS_A_THREAD = 8
 MAX_BLOCKS_A_FRAME = 4096
+MAX_BLOCKS_OF_EXTENT = 512  # each ends in an atomic operation on the frame's two words
 MAX_GRID_Y = 65535
-ALIGNMENT = 256  # of what is packed into one buffer [bytes]
+RING_BYTES = 32 << 20  # pinned memory that frames go through
 
-# CUDA runtime errors after which the context still works: invalid value, out of memory, invalid configuration, too
-# many resources requested. After any other the process cannot use the device again.
+# CUDA errors after which the context still works: invalid value, out of memory, invalid configuration, too many
+# resources requested. After any other the process cannot use the device again.
 _HARMLESS = frozenset({1, 2, 9, 701})
+_OUT_OF_MEMORY = 2
 
 _INSTALL = "install it with pip install 'gpu-render[cuda12]' or 'gpu-render[cuda13]', as the driver's CUDA version says"
 
@@ -48,98 +66,147 @@ class DevicePixels:
     dtype: np.dtype[np.generic]
 
 
+@dataclass(slots=True)
+class _Ticket:
+    """A batch in flight. ``pixels``: the handles that it reads, held until it is collected."""
+
+    batch: RenderBatch
+    pixels: list[DevicePixels]
+    slot: Slot | None
+
+
 class CudaBackend:
     """One CUDA device through CuPy. Raises BackendUnavailable where it cannot be used, and DeviceError afterwards."""
 
     name = "cuda"
+    unpacks = True
 
     def __init__(self, device: int = 0) -> None:
         self._cupy = _import_cupy()
         _check_device(self._cupy, device)
-        self._runtime = self._cupy.cuda.runtime
         self._device = self._cupy.cuda.Device(device)
+        self._held: deque[tuple[Any, list[Any]]] = deque()  # (event, what must live until it has happened)
         self.download_ms = 0.0
-        self._staging: Bytes | None = (
-            None  # pinned host memory, reused; everything that crosses the bus goes through it
-        )
-        self._scratch: dict[str, tuple[Any, int]] = {}  # device memory of records and outputs with its size, reused
         try:
             with self._device:
-                self._stream = self._cupy.cuda.Stream(non_blocking=True)
-                self._render_batch, self._extent_frame = _compile(self._cupy)
+                self._compute, self._uploads, self._downloads = (
+                    self._cupy.cuda.Stream(non_blocking=True) for _ in range(3)
+                )
+                self._kernels = _compile(self._cupy)
+                self._ring = Ring(self._cupy, self._uploads, RING_BYTES)
+                self._slots = Slot(self._cupy), Slot(self._cupy)
+                self._answers = Slot(self._cupy)
+                self._warm_up()
                 self.description = _describe(self._cupy, device)
+                self._codec = self._open_codec(device)
         except self._device_errors() as error:
             raise BackendUnavailable(f"CUDA device {device} does not answer ({type(error).__name__})") from error
+        self.codec = ""
+        if self._codec is not None:
+            self.codec = f"{self._codec.version}, compute capability {_capability(self._cupy, device)}"
 
-    def put(self, samples: Array) -> DevicePixels:
-        """See ``kernels.Backend.put``. Raises DeviceError, ``lost`` False, where the memory does not suffice."""
-        if samples.dtype not in SAMPLE_FORMATS or not samples.flags.c_contiguous or samples.size == 0:
-            raise ValueError("samples are C-contiguous, not empty, and of a dtype in SAMPLE_FORMATS")
+    def put(self, frames: Sequence[Array | Packed]) -> list[object]:
+        """See ``kernels.Backend.put``. Copies into pinned memory, and returns while that goes up."""
+        records = [_unpack_record(frame) for frame in frames]
         with self._on_device():
-            memory = self._cupy.cuda.alloc(samples.nbytes)
-            staging = self._pinned(samples.nbytes)
-            staging[:] = samples.reshape(-1).view(np.uint8)
-            self._upload(memory, staging)
-            self._stream.synchronize()  # the next call writes into the same pinned memory
-        return DevicePixels(memory, int(memory.ptr), samples.size, samples.dtype)
+            self._release()
+            return list(self._put(frames, records))
 
-    def extent(self, pixels: object, params: np.void) -> tuple[float, float] | None:
-        """See ``kernels.Backend.extent``."""
-        record = read_source(params)
-        row = np.array(params, FRAME_PARAMS)
-        row["source"] = _checked(pixels, record).address
+    def decode(self, codestreams: Sequence[Codestream]) -> list[Decoded | None]:
+        """See ``kernels.Backend.decode``. None, too, for a frame of one value only: a codec that fails may leave
+        that, so another one has to confirm it."""
+        # Also checks the codestreams: ValueError before anything is queued.
+        records = [adopt_record(c, declared_dtype(c), _dense(c)) for c in codestreams]
+        if self._codec is None or not codestreams:
+            return [None] * len(codestreams)
         with self._on_device():
-            # One buffer: the record, then the two words of the answer, all ones before.
-            staging = self._pinned(FRAME_PARAMS.itemsize + 16)
-            staging[:-16] = np.frombuffer(row.tobytes(), np.uint8)
-            staging[-16:] = 255
-            memory = self._device_memory("records", staging.nbytes)
-            self._upload(memory, staging)
-            address = int(memory.ptr)
-            blocks = min(_blocks(record.rows * record.columns * record.samples), 512)
-            self._extent_frame((blocks,), (BLOCK,), (np.uint64(address), np.uint64(address + FRAME_PARAMS.itemsize)))
-            self._download(staging, memory)
-            least, complement = (int(word) for word in staging[-16:].view("<u8"))
-        if least == complement == 2**64 - 1:
-            return None
-        return _number(least), _number(complement ^ (2**64 - 1))
+            self._release()
+            return self._decode(self._codec, codestreams, records)
 
-    def render(self, jobs: Sequence[RenderJob]) -> list[Array]:
-        """See ``kernels.Backend.render``: one upload of records and tables, one launch, one download."""
-        if not jobs:
+    def extents(self, frames: Sequence[tuple[object, np.void]]) -> list[tuple[float, float] | None]:
+        """See ``kernels.Backend.extents``."""
+        if not frames:
             return []
-        records = [read(job) for job in jobs]
-        rows = np.array([job.params for job in jobs], FRAME_PARAMS)
-        rows["source"] = [_checked(job.pixels, record).address for job, record in zip(jobs, records, strict=True)]
-        offsets, out_bytes = _pack(record.output_bytes for record in records)
-        tables, places, in_bytes = _place_tables(jobs, records)
+        records = [read_source(params) for _, params in frames]
+        rows = np.array([params for _, params in frames], FRAME_PARAMS)
+        rows["source"] = [_checked(pixels, r).address for (pixels, _), r in zip(frames, records, strict=True)]
+        blocks = max(_blocks(r.rows * r.columns * r.samples) for r in records)
         with self._on_device():
-            inputs, outputs = self._device_memory("records", in_bytes), self._device_memory("outputs", out_bytes)
-            rows["output"] = [int(outputs.ptr) + offset for offset in offsets]
-            rows["table"] = [int(inputs.ptr) + place if place else 0 for place in places]
-            staging = self._pinned(max(in_bytes, out_bytes))
-            staging[: rows.nbytes] = rows.view(np.uint8)
-            for place, table in tables.items():
-                staging[place : place + table.nbytes] = table.reshape(-1).view(np.uint8)
-            self._upload(inputs, staging[:in_bytes])
-            grid = (max(_blocks(r.width * r.height, PIXELS_A_THREAD) for r in records), min(len(jobs), MAX_GRID_Y))
-            self._render_batch(grid, (BLOCK,), (np.uint64(inputs.ptr), np.int32(len(jobs))))
-            self._download(staging[:out_bytes], outputs)
-            return [_copy_out(staging, offset, record) for offset, record in zip(offsets, records, strict=True)]
+            at = self._place_for_answers(rows.nbytes, 2 * len(rows))
+            self._ask(rows, 2 * len(rows))
+            self._run("extent_batch", min(blocks, MAX_BLOCKS_OF_EXTENT), at, len(rows), at + rows.nbytes)
+            words = self._answered(rows.nbytes, 2 * len(rows)).reshape(-1, 2).tolist()
+        return [None if least == NONE else (number(least), number(other ^ NONE)) for least, other in words]
+
+    def launch(self, jobs: Sequence[RenderJob]) -> object:
+        """See ``kernels.Backend.launch``: one upload of records and tables, one kernel, one download behind it."""
+        batch = RenderBatch(jobs)
+        pixels = [_checked(job.pixels, record) for job, record in zip(jobs, batch.records, strict=True)]
+        if not jobs:
+            return _Ticket(batch, [], None)
+        slot = next((slot for slot in self._slots if not slot.busy), None)
+        if slot is None:
+            raise RuntimeError("two batches are out already")
+        batch.rows["source"] = [p.address for p in pixels]
+        blocks = max(_blocks(r.width * r.height) for r in batch.records)
+        with self._on_device():
+            self._release()
+            slot.fit(batch.input_bytes, batch.output_bytes)
+            batch.write(slot.staging, slot.inputs.address, slot.outputs.address)
+            self._copy(slot.inputs.address, slot.staging[: batch.input_bytes])
+            self._run("render_batch", blocks, slot.inputs.address, len(jobs))
+            self._downloads.wait_event(self._compute.record(self._event()))
+            self._downloads.record(slot.start)
+            self._fetch(slot.staging[: batch.output_bytes], slot.outputs.address, self._downloads)
+            self._downloads.record(slot.end)
+        slot.busy = True
+        return _Ticket(batch, pixels, slot)
+
+    def collect(self, ticket: object) -> list[Array]:
+        """See ``kernels.Backend.collect``. What failed while the batch was in flight is raised here."""
+        if not isinstance(ticket, _Ticket) or (ticket.slot is None and ticket.batch.records):
+            raise ValueError("no ticket, or one that has been collected")
+        self.download_ms = 0.0
+        slot, ticket.slot = ticket.slot, None
+        if slot is None:
+            return []
+        try:
+            with self._on_device():
+                slot.end.synchronize()
+                self.download_ms = float(self._cupy.cuda.get_elapsed_time(slot.start, slot.end))
+                self._release()
+                return ticket.batch.results(slot.staging)
+        finally:
+            slot.busy = False
+            ticket.pixels.clear()
+
+    def trim(self) -> None:
+        """See ``kernels.Backend.trim``. Waits for the device; batches in flight keep what they use."""
+        with self._on_device():
+            self._synchronize()
+            for slot in (*self._slots, self._answers):
+                if not slot.busy:
+                    slot.clear()
+            self._cupy.get_default_memory_pool().free_all_blocks()
+            self._cupy.get_default_pinned_memory_pool().free_all_blocks()
 
     def memory(self) -> tuple[int, int]:
         """(free, total) bytes of the device; what CuPy's pool holds but does not use counts as free."""
         with self._on_device():
-            free, total = self._runtime.memGetInfo()
+            free, total = self._cupy.cuda.runtime.memGetInfo()
             return int(free) + int(self._cupy.get_default_memory_pool().free_bytes()), int(total)
 
     def close(self) -> None:
-        """Release buffers and pools. Handles that the caller still holds keep their memory until they are dropped."""
-        self._staging = None
-        self._scratch.clear()
-        with self._on_device():
-            self._cupy.get_default_memory_pool().free_all_blocks()
-            self._cupy.get_default_pinned_memory_pool().free_all_blocks()
+        """Release codec, buffers and pools. Handles that the caller still holds keep their memory until they are
+        dropped. A lost device has nothing left to release."""
+        settled = self._settle()
+        if self._codec is not None:
+            self._codec.close()
+            self._codec, self.codec = None, ""
+        for slot in self._slots:
+            slot.busy = False
+        if settled:
+            self.trim()
 
     def _device_errors(self) -> tuple[type[Exception], ...]:
         cuda = self._cupy.cuda
@@ -147,45 +214,188 @@ class CudaBackend:
 
     @contextmanager
     def _on_device(self) -> Iterator[None]:
-        """Make device and stream this thread's current ones; turn CUDA's errors into DeviceError."""
+        """Make device and kernel stream this thread's current ones; turn CUDA's errors into DeviceError.
+
+        A call that fails leaves nothing half done: all that it queued is waited for, and then the frames of the
+        traceback forget what they hold. Otherwise memory would not be free until the caller lets go of the error.
+        """
         try:
-            with self._device, self._stream:
+            with self._device, self._compute:
                 yield
-        except self._cupy.cuda.memory.OutOfMemoryError as error:
-            raise DeviceError("the device's memory does not suffice", lost=False) from error
-        except self._device_errors() as error:
-            status = int(getattr(error, "status", -1))
-            raise DeviceError(f"CUDA error {status}", lost=status not in _HARMLESS) from error
+        except BaseException as error:
+            works = self._settle()
+            traceback.clear_frames(error.__traceback__)
+            if not isinstance(error, self._device_errors()):
+                raise
+            raise self._device_error(error, works) from error
 
-    def _pinned(self, nbytes: int) -> Bytes:
-        """The first ``nbytes`` of the pinned staging memory, which grows by doubling."""
-        if self._staging is None or self._staging.nbytes < nbytes:
-            self._staging = None
-            block = self._cupy.cuda.alloc_pinned_memory(_round_up(nbytes))
-            self._staging = np.frombuffer(block, np.uint8, _round_up(nbytes))
-        return self._staging[:nbytes]
+    def _device_error(self, error: Exception, works: bool) -> DeviceError:
+        if isinstance(error, self._cupy.cuda.memory.OutOfMemoryError):
+            return DeviceError("the device's memory does not suffice", lost=not works, out_of_memory=True)
+        status = int(getattr(error, "status", -1))
+        lost = not works or status not in _HARMLESS
+        return DeviceError(f"CUDA error {status}", lost=lost, out_of_memory=status == _OUT_OF_MEMORY)
 
-    def _device_memory(self, what: str, nbytes: int) -> Any:
-        memory, size = self._scratch.get(what, (None, 0))
-        if size < nbytes:
-            memory = None
-            self._scratch.pop(what, None)
-            memory = self._cupy.cuda.alloc(_round_up(nbytes))
-            self._scratch[what] = memory, _round_up(nbytes)
+    def _settle(self) -> bool:
+        """Wait for everything queued. Whether the device still works."""
+        try:
+            with self._device:
+                self._synchronize()
+        except self._device_errors():
+            return False
+        return True
+
+    def _synchronize(self) -> None:
+        for stream in (self._uploads, self._compute, self._downloads):
+            stream.synchronize()
+        self._ring.forget()
+        self._held.clear()
+
+    def _release(self) -> None:
+        """Let go of what is no longer in use."""
+        while self._held and self._held[0][0].done:
+            self._held.popleft()
+
+    def _event(self) -> Any:
+        return self._cupy.cuda.Event(disable_timing=True)
+
+    def _pixels(self, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> DevicePixels:
+        """Memory for samples, not yet written."""
+        size = math.prod(shape)
+        memory = self._cupy.cuda.alloc(size * dtype.itemsize)
+        return DevicePixels(memory, int(memory.ptr), size, dtype)
+
+    def _run(self, kernel: str, blocks: int, records: int, count: int, *more: int) -> None:
+        """Queue a kernel over ``count`` records at the address ``records``."""
+        arguments = (np.uint64(records), np.int32(count), *map(np.uint64, more))
+        self._kernels[kernel]((blocks, min(max(count, 1), MAX_GRID_Y)), (BLOCK,), arguments)
+
+    def _warm_up(self) -> None:
+        """Each kernel over no records: what CUDA and CuPy load at a kernel's first launch is loaded now."""
+        with self._compute:
+            for kernel in KERNELS:
+                self._run(kernel, 1, 0, 0, *([0] if kernel == "extent_batch" else []))
+        self._compute.synchronize()
+
+    def _copy(self, address: int, pinned: Bytes) -> None:
+        """Up, on the kernels' stream."""
+        runtime = self._cupy.cuda.runtime
+        size, kind = pinned.nbytes, runtime.memcpyHostToDevice
+        runtime.memcpyAsync(address, pinned.ctypes.data, size, kind, self._compute.ptr)
+
+    def _fetch(self, pinned: Bytes, address: int, stream: Any) -> None:
+        """Down."""
+        runtime = self._cupy.cuda.runtime
+        runtime.memcpyAsync(pinned.ctypes.data, address, pinned.nbytes, runtime.memcpyDeviceToHost, stream.ptr)
+
+    def _put(self, frames: Sequence[Array | Packed], records: Sequence[np.void | None]) -> list[DevicePixels]:
+        """Queue the uploads, and behind them one kernel for all packed frames. Returns the handles."""
+        pixels = [self._pixels(frame.shape, frame.dtype) for frame in frames]
+        held: list[Any] = [*pixels]
+        packed: list[tuple[Packed, np.void, int]] = []
+        for frame, record, to in zip(frames, records, pixels, strict=True):
+            if isinstance(frame, Packed) and record is not None:
+                packed.append((frame, record, to.address))
+            elif not isinstance(frame, Packed):
+                self._ring.upload(to.address, bytes_of(frame))
+        if packed:
+            held.append(self._upload_packed(packed))
+        self._ring.before(self._compute)
+        if packed:
+            blocks = max(_blocks(math.prod(frame.shape)) for frame, _, _ in packed)
+            self._run("unpack_batch", blocks, held[-1].ptr, len(packed))
+        self._held.append((self._compute.record(self._event()), held))
+        return pixels
+
+    def _upload_packed(self, packed: Sequence[tuple[Packed, np.void, int]]) -> Any:
+        """Device memory to which go the records, addresses filled in, and the packed bytes behind them."""
+        rows = np.array([record for _, record, _ in packed], UNPACK_PARAMS)
+        offsets, nbytes = pack((frame.nbytes for frame, _, _ in packed), rows.nbytes)
+        memory = self._cupy.cuda.alloc(nbytes)
+        rows["source"] = [int(memory.ptr) + offset for offset in offsets]
+        rows["output"] = [address for _, _, address in packed]
+        self._ring.upload(int(memory.ptr), bytes_of(rows))
+        for (frame, _, _), source in zip(packed, rows["source"].tolist(), strict=True):
+            self._ring.upload(source, frame.data)
         return memory
 
-    def _upload(self, memory: Any, staging: Bytes) -> None:
-        kind = self._runtime.memcpyHostToDevice
-        self._runtime.memcpyAsync(memory.ptr, staging.ctypes.data, staging.nbytes, kind, self._stream.ptr)
+    def _place_for_answers(self, nbytes: int, words: int) -> int:
+        """The device address of ``nbytes`` of records with as many words for answers behind them."""
+        self._answers.fit(nbytes + 8 * words, 0)
+        return self._answers.inputs.address
 
-    def _download(self, staging: Bytes, memory: Any) -> None:
-        """Wait for the kernel, then copy: so ``download_ms`` is the copy alone."""
-        self._stream.synchronize()
-        start = perf_counter()
-        kind = self._runtime.memcpyDeviceToHost
-        self._runtime.memcpyAsync(staging.ctypes.data, memory.ptr, staging.nbytes, kind, self._stream.ptr)
-        self._stream.synchronize()
-        self.download_ms = (perf_counter() - start) * 1000
+    def _ask(self, rows: Array, words: int) -> None:
+        """Upload the records, and words of all ones behind them."""
+        staging = self._answers.staging[: rows.nbytes + 8 * words]
+        staging[: rows.nbytes] = bytes_of(rows)
+        staging[rows.nbytes :] = 255
+        self._copy(self._answers.inputs.address, staging)
+
+    def _answered(self, nbytes: int, words: int) -> Words:
+        """Wait for the kernels, and fetch the words behind ``nbytes`` of records."""
+        staging = self._answers.staging[nbytes : nbytes + 8 * words]
+        self._fetch(staging, self._answers.inputs.address + nbytes, self._compute)
+        self._compute.synchronize()
+        return staging.view("<u8").copy()
+
+    def _open_codec(self, device: int) -> NvCodec | None:
+        try:
+            return NvCodec(device)
+        except CodecUnavailable as reason:
+            logging.getLogger("kernels").info("the CPU decodes: %s", reason)
+            return None
+
+    def _decode(
+        self, codec: NvCodec, codestreams: Sequence[Codestream], records: Sequence[np.void]
+    ) -> list[Decoded | None]:
+        images = self._images(codec, codestreams)
+        usable = [_as_declared(c, each) for c, each in zip(codestreams, images, strict=True)]
+        good = [(i, each) for i, each in enumerate(usable) if each]
+        pixels = [self._pixels(codestreams[i].shape, codestreams[i].dtype) for i, _ in good]
+        reports = self._adopt([records[i] for i, _ in good], [each for _, each in good], pixels)
+        found: list[Decoded | None] = [None] * len(codestreams)
+        for (i, _), to, report in zip(good, pixels, reports, strict=True):
+            found[i] = _judged(codestreams[i], to, report)
+        return found
+
+    def _images(self, codec: NvCodec, codestreams: Sequence[Codestream]) -> list[list[CodecImage | None]]:
+        """What the codec leaves of each codestream and of its witnesses, all decoded by one call. Whatever that raises
+        becomes a DeviceError, for it says nothing of a single frame."""
+        data = [d for c in codestreams for d in (c.data, *(witness.data for witness in c.witnesses))]
+        try:
+            images = codec.decode(data, self._compute.ptr)
+        except Exception as error:
+            raise DeviceError(f"the codec failed ({type(error).__name__})", lost=not self._settle()) from error
+        if len(images) != len(data):
+            raise DeviceError("the codec did not answer for each codestream", lost=False)
+        rest = iter(images)
+        return [[next(rest) for _ in (c, *c.witnesses)] for c in codestreams]
+
+    def _adopt(
+        self, records: Sequence[np.void], images: Sequence[Sequence[CodecImage]], pixels: Sequence[DevicePixels]
+    ) -> list[list[Words]]:
+        """Take the first images into samples, and compare the others, of witnesses, with those: one kernel each, one
+        download. Returns the reports on each frame's images. The images live until the kernels are done: it waits."""
+        if not records:
+            self._compute.synchronize()
+            return []
+        order = [(i, 0) for i in range(len(images))]
+        order += [(i, k) for i, each in enumerate(images) for k in range(1, len(each))]
+        count, rows = len(images), np.array([records[i] for i, _ in order], ADOPT_PARAMS)
+        words = ADOPT_WORDS * len(rows)
+        at = self._place_for_answers(rows.nbytes, words)
+        rows["source"] = [images[i][k].address for i, k in order]
+        rows["row_stride"] = [images[i][k].row_stride for i, k in order]
+        rows["output"][:count] = [p.address for p in pixels]
+        rows["reference"][count:] = [pixels[i].address for i, _ in order[count:]]
+        rows["stats"] = at + rows.nbytes + 8 * ADOPT_WORDS * np.arange(len(rows), dtype=np.uint64)
+        self._ask(rows, words)
+        blocks = min(int(rows["rows"].max()), MAX_BLOCKS_A_FRAME)
+        self._run("adopt_batch", blocks, at, count)
+        if len(rows) > count:
+            self._run("adopt_batch", blocks, at + count * ADOPT_PARAMS.itemsize, len(rows) - count)
+        answers = dict(zip(order, self._answered(rows.nbytes, words).reshape(-1, ADOPT_WORDS), strict=True))
+        return [[answers[i, k] for k in range(len(each))] for i, each in enumerate(images)]
 
 
 def _import_cupy() -> Any:
@@ -205,7 +415,7 @@ def _check_device(cupy: Any, device: int) -> None:
         raise BackendUnavailable(f"there is no CUDA device {device}: {count} found, numbered from 0")
 
 
-def _compile(cupy: Any) -> tuple[Any, Any]:
+def _compile(cupy: Any) -> dict[str, Any]:
     """The kernels, compiled now and not when the first request waits for them."""
     source = Path(__file__).with_name("render.cu").read_text(encoding="utf-8")
     module = cupy.RawModule(code=source, options=OPTIONS, backend="nvrtc")
@@ -214,25 +424,38 @@ def _compile(cupy: Any) -> tuple[Any, Any]:
     except (cupy.cuda.runtime.CUDARuntimeError, cupy.cuda.driver.CUDADriverError):
         raise  # the device itself: the caller knows what to say
     except cupy.cuda.compiler.CompileException as error:
-        raise BackendUnavailable("NVRTC does not compile the kernel for this device") from error
+        raise BackendUnavailable("NVRTC does not compile the kernels for this device") from error
     except (ImportError, RuntimeError) as error:
         raise BackendUnavailable(f"CuPy finds no NVRTC that fits: {_INSTALL}") from error
     except OSError as error:
         raise BackendUnavailable("the kernel cache is not writable: set CUPY_CACHE_DIR to a folder that is") from error
-    return module.get_function("render_batch"), module.get_function("extent_frame")
+    return {name: module.get_function(name) for name in KERNELS}
+
+
+def _capability(cupy: Any, device: int) -> str:
+    properties = cupy.cuda.runtime.getDeviceProperties(device)
+    return f"{properties['major']}.{properties['minor']}"
 
 
 def _describe(cupy: Any, device: int) -> str:
     runtime = cupy.cuda.runtime
-    properties = runtime.getDeviceProperties(device)
-    name = properties["name"].decode("ascii", "replace")
+    name = runtime.getDeviceProperties(device)["name"].decode("ascii", "replace")
     driver, library = (
         f"{v // 1000}.{v % 1000 // 10}" for v in (runtime.driverGetVersion(), runtime.runtimeGetVersion())
     )
-    capability = f"{properties['major']}.{properties['minor']}"
     return (
-        f"{name}, compute capability {capability}, driver for CUDA {driver}, runtime {library}, CuPy {cupy.__version__}"
+        f"{name}, compute capability {_capability(cupy, device)}, driver for CUDA {driver}, runtime {library}, "
+        f"CuPy {cupy.__version__}"
     )
+
+
+def _unpack_record(frame: Array | Packed) -> np.void | None:
+    """The record of a packed frame; None for samples. Raises ValueError for what no kernel reads."""
+    if isinstance(frame, Packed):
+        return unpack_record(frame)
+    if frame.dtype not in SAMPLE_FORMATS or not frame.flags.c_contiguous or frame.size == 0:
+        raise ValueError("samples are C-contiguous, not empty, and of a dtype in SAMPLE_FORMATS")
+    return None
 
 
 def _checked(pixels: object, record: Record) -> DevicePixels:
@@ -243,40 +466,36 @@ def _checked(pixels: object, record: Record) -> DevicePixels:
     return pixels
 
 
-def _pack(sizes: Iterator[int], start: int = 0) -> tuple[list[int], int]:
-    """Aligned offsets for blocks of ``sizes`` bytes one after the other, and where the last one ends."""
-    offsets, end = [], start
-    for size in sizes:
-        offsets.append(-(-end // ALIGNMENT) * ALIGNMENT)
-        end = offsets[-1] + size
-    return offsets, end
+def _dense(codestream: Codestream) -> int:
+    """Bytes of one row of what the codec leaves, where rows follow each other without a gap."""
+    _, columns, samples = declared_shape(codestream)
+    return columns * samples * declared_dtype(codestream).itemsize
 
 
-def _place_tables(jobs: Sequence[RenderJob], records: Sequence[Record]) -> tuple[dict[int, Array], list[int], int]:
-    """Where each distinct table goes behind the records: {offset: table}, each job's offset (0: none), total bytes."""
-    used = [job.table if reads_table(record) else None for job, record in zip(jobs, records, strict=True)]
-    distinct = {id(table): table for table in used if table is not None}
-    offsets, end = _pack((table.nbytes for table in distinct.values()), len(jobs) * FRAME_PARAMS.itemsize)
-    place = dict(zip(distinct, offsets, strict=True))
-    return dict(zip(offsets, distinct.values(), strict=True)), [place.get(id(table), 0) for table in used], end
+def _as_declared(codestream: Codestream, images: Sequence[CodecImage | None]) -> list[CodecImage]:
+    """The images of a codestream and its witnesses; empty unless all of them can be that, and are laid out as
+    ``adopt_batch`` reads them."""
+    shape, dtype, size = declared_shape(codestream), declared_dtype(codestream), declared_dtype(codestream).itemsize
+    fitting = [
+        image
+        for image in images
+        if image is not None
+        and (image.shape, image.dtype) == (shape, dtype)
+        and image.row_stride >= _dense(codestream)
+        and image.row_stride % size == image.address % size == 0
+    ]
+    return fitting if len(fitting) == len(images) else []
 
 
-def _blocks(items: int, each: int = 1) -> int:
-    return min(-(-items // (BLOCK * each)), MAX_BLOCKS_A_FRAME)
+def _judged(codestream: Codestream, pixels: DevicePixels, reports: Sequence[Words]) -> Decoded | None:
+    """``reports``: on the codestream, then on each of its witnesses."""
+    extent = extent_of(codestream, reports[0])
+    if extent is None or extent[0] == extent[1]:
+        return None
+    if not all(holds(witness, codestream, r) for witness, r in zip(codestream.witnesses, reports[1:], strict=True)):
+        return None
+    return Decoded(pixels, *extent)
 
 
-def _round_up(nbytes: int) -> int:
-    return max(1 << 16, 1 << (nbytes - 1).bit_length())
-
-
-def _copy_out(staging: Bytes, offset: int, record: Record) -> Array:
-    """Into memory of its own: the pinned block is written again by the next batch."""
-    count = math.prod(record.output_shape)
-    view = np.frombuffer(staging, record.output_dtype, count, offset)
-    return view.reshape(record.output_shape).copy()
-
-
-def _number(key: int) -> float:
-    """The inverse of ordered() in render.cu."""
-    bits = key ^ 2**63 if key >> 63 else key ^ (2**64 - 1)
-    return float(struct.unpack("<d", struct.pack("<Q", bits))[0])
+def _blocks(items: int) -> int:
+    return min(-(-items // (BLOCK * ITEMS_A_THREAD)), MAX_BLOCKS_A_FRAME)

@@ -1,15 +1,32 @@
-"""As much of CuPy as ``kernels/cuda.py`` calls, over NumPy's memory and the host-built kernel. It counts what crosses
-the bus, and refuses what a device would: addresses outside its own memory, copies that leave an allocation."""
+"""As much of CuPy as ``kernels/cuda.py`` calls, over NumPy's memory and the host-built kernels.
+
+Nothing is done when it is queued. A stream's work is done when someone waits for it, or for an event behind it: as late
+as CUDA may. With a ``seed`` any other order that the events allow is taken. So bytes that are read too early are old
+bytes, and bytes that are written too early are someone else's. Memory is full of old bytes when it is given out and
+when it is given back, and is never given out again; work that touches what was given back, or that leaves an
+allocation, fails the test. It counts what crosses the bus, and fails where it is told to.
+"""
 
 import ctypes
+import random
+import weakref
+from bisect import bisect_right
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from types import ModuleType, SimpleNamespace, TracebackType
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from kernels.params import FRAME_PARAMS
+from kernels.params import ADOPT_PARAMS, ADOPT_WORDS, FRAME_PARAMS, SAMPLE_DTYPES, UNPACK_PARAMS, Curve, SampleFormat
 from tests.kernels import host
+
+Bytes = npt.NDArray[np.uint8]
+
+OLD, FREED = 0xA5, 0xDB  # bytes
+KEPT = 64 << 20  # bytes given back that are kept, so that their addresses mean nothing else
 
 
 class CUDARuntimeError(RuntimeError):
@@ -32,78 +49,296 @@ class CompileException(Exception):
     """As CuPy's."""
 
 
-class Memory:
-    """An allocation, on the device or pinned, aligned to 512 bytes and full of old bytes."""
+@dataclass
+class Block:
+    """An allocation, aligned to 512 bytes. ``busy``: queued work that was given its address."""
 
-    def __init__(self, nbytes: int) -> None:
-        self._bytes = np.full(nbytes + 512, 0xA5, np.uint8)
-        self.ptr = -(-self._bytes.ctypes.data // 512) * 512
-        self.nbytes = nbytes
+    nbytes: int
+    pinned: bool
+    busy: set["Work"] = field(default_factory=set)
 
-    def bytes(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """The allocation's bytes."""
-        offset = self.ptr - self._bytes.ctypes.data
-        return self._bytes[offset : offset + self.nbytes]
+    def __post_init__(self) -> None:
+        self._memory = np.full(self.nbytes + 512, OLD, np.uint8)
+        self.ptr = -(-self._memory.ctypes.data // 512) * 512
+
+    @property
+    def bytes(self) -> Bytes:
+        """Its bytes."""
+        offset = self.ptr - self._memory.ctypes.data
+        return self._memory[offset : offset + self.nbytes]
+
+
+class Pointer:
+    """As CuPy's MemoryPointer: gives its block back when the last reference is gone."""
+
+    def __init__(self, ptr: int) -> None:
+        self.ptr = ptr
+
+
+@dataclass(eq=False)
+class Work:
+    """Something queued: ``run`` does it, and ``after``, of another stream, has to be done before."""
+
+    run: Callable[[], None]
+    stream: "Stream"
+    after: "Work | None" = None
+    blocks: tuple[Block, ...] = ()
+    done: bool = False
+    tick: int = 0
 
 
 class _Context:
+    def __init__(self, device: "FakeDevice") -> None:
+        self._fake = device
+
     def __enter__(self) -> "_Context":
+        self._fake.entered.append(self)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        return None
+        assert self._fake.entered.pop() is self
+
+
+class Device(_Context):
+    """As CuPy's."""
+
+
+class Stream(_Context):
+    """As CuPy's. Only non-blocking ones: the others wait for each other by themselves."""
+
+    def __init__(self, device: "FakeDevice") -> None:
+        super().__init__(device)
+        self.queue: list[Work] = []
+        self.ptr = 40 + len(device.streams)
+        device.streams.append(self)
+
+    def synchronize(self) -> None:
+        """Do all that is queued."""
+        self._fake.call("synchronize")
+        self._fake.finish(self.queue[-1] if self.queue else None)
+
+    def record(self, event: "Event") -> "Event":
+        """As CuPy's."""
+        self._fake.call("event")
+        event.work = self._fake.queue(self, lambda: None)
+        return event
+
+    def wait_event(self, event: "Event") -> None:
+        """As CuPy's: what is queued from now on waits."""
+        self._fake.call("event")
+        self._fake.queue(self, lambda: None, after=event.work)
+
+
+class Event:
+    """As CuPy's."""
+
+    def __init__(self, device: "FakeDevice", *, disable_timing: bool = False) -> None:
+        device.call("event")
+        self._fake, self.timed = device, not disable_timing
+        self.work: Work | None = None
+
+    @property
+    def done(self) -> bool:
+        """As CuPy's; never raises."""
+        return self.work is None or self.work.done
+
+    def synchronize(self) -> None:
+        """Do all that was queued before."""
+        self._fake.call("synchronize")
+        self._fake.finish(self.work)
 
 
 class FakeDevice:
-    """The state behind one fake module: what was counted, and which errors are to happen."""
+    """The state behind one fake module: what is queued, what was counted, and which errors are to happen."""
 
-    def __init__(self, devices: int = 1) -> None:
+    def __init__(self, devices: int = 1, seed: int | None = None) -> None:
         self.devices = devices
         self.counts: Counter[str] = Counter()
-        self.uploaded = 0
-        self.launch_error: Exception | None = None
-        self.alloc_error: Exception | None = None
+        self.log: list[str] = []  # every upload, kernel, download and synchronisation, as they are queued
+        self.uploaded = self.downloaded = 0
         self.compile_error: Exception | None = None
         self.count_error: Exception | None = None
         self.options: tuple[str, ...] = ()
-        self._alive: list[Memory] = []
+        self.entered: list[_Context] = []
+        self.streams: list[Stream] = []
+        self.wrong: list[str] = []  # what no device would survive
+        self._random = None if seed is None else random.Random(seed)
+        self._tick = 0
+        self._failures: dict[str, tuple[int, Exception]] = {}
+        self._lost: Exception | None = None
+        self._blocks: dict[int, Block] = {}
+        self._starts: list[int] = []
+        self._freed: list[Block] = []
 
-    def alloc(self, nbytes: int) -> Memory:
-        if self.alloc_error:
-            raise self.alloc_error
-        self._alive.append(Memory(nbytes))
-        return self._alive[-1]
+    # Failures.
 
-    def _assert_inside(self, address: int, nbytes: int) -> None:
-        assert any(m.ptr <= address and address + nbytes <= m.ptr + m.nbytes for m in self._alive)
+    def fail(self, what: str, error: Exception, nth: int = 1) -> None:
+        """Let the nth call from now on fail: ``alloc``, ``pinned``, ``upload``, ``download``, ``event``,
+        ``synchronize``, a kernel's name, or ``work``: the device itself, in what was queued, and from then on."""
+        self._failures[what] = nth, error
+
+    def call(self, what: str) -> None:
+        """Count a call, and let it fail if it is to."""
+        if self._lost:
+            raise self._lost
+        self.counts[what] += 1
+        self._trip(what)
+
+    def _trip(self, what: str) -> None:
+        nth, error = self._failures.get(what, (0, None))
+        if error is not None:
+            self._failures[what] = nth - 1, error
+            if nth == 1:
+                del self._failures[what]
+                raise error
+
+    # Memory.
+
+    @property
+    def alive(self) -> int:
+        """Bytes on the device that have not been given back."""
+        return sum(block.nbytes for block in self._blocks.values() if not block.pinned)
+
+    def alloc(self, nbytes: int) -> Pointer:
+        """As CuPy's, from the pool: the current stream is the one whose blocks it takes."""
+        self.call("alloc")
+        assert any(isinstance(entered, Device) for entered in self.entered)
+        assert nbytes > 0
+        block = self._new(Block(nbytes, pinned=False))
+        pointer = Pointer(block.ptr)
+        weakref.finalize(pointer, self._give_back, block).atexit = False
+        return pointer
+
+    def pinned(self, nbytes: int) -> Any:
+        """As CuPy's: something that has the buffer protocol. Not an array: NumPy would look through it."""
+        self.call("pinned")
+        block = self._new(Block(nbytes, pinned=True))
+        view = (ctypes.c_ubyte * nbytes).from_address(block.ptr)
+        weakref.finalize(view, self._give_back, block).atexit = False
+        return view
+
+    def _new(self, block: Block) -> Block:
+        self._blocks[block.ptr] = block
+        self._starts = sorted(self._blocks)
+        return block
+
+    def _give_back(self, block: Block) -> None:
+        if block.busy:
+            self.wrong.append("memory was given back while queued work uses it")
+        block.bytes[:] = FREED
+        del self._blocks[block.ptr]
+        self._starts = sorted(self._blocks)
+        self._freed.append(block)
+        while sum(freed.nbytes for freed in self._freed) > KEPT:
+            self._freed.pop(0)
+
+    def block(self, address: int, nbytes: int, pinned: bool = False) -> Block:
+        """The allocation that holds these bytes."""
+        place = bisect_right(self._starts, address) - 1
+        block = self._blocks[self._starts[place]] if place >= 0 else None
+        inside = block is not None and address + nbytes <= block.ptr + block.nbytes
+        if block is None or not inside or block.pinned is not pinned:
+            self.wrong.append(f"{nbytes} bytes are not in {'pinned' if pinned else 'device'} memory")
+            raise AssertionError(self.wrong[-1])
+        return block
+
+    # Work.
+
+    def queue(
+        self, stream: Stream, run: Callable[[], None], after: Work | None = None, blocks: tuple[Block, ...] = ()
+    ) -> Work:
+        """Queue work on a stream; with a seed, some of all that is queued is done at once."""
+        work = Work(run, stream, after, blocks)
+        stream.queue.append(work)
+        for block in blocks:
+            block.busy.add(work)
+        while self._random and self._random.random() < 0.6:
+            ready = [s.queue[0] for s in self.streams if s.queue and (not s.queue[0].after or s.queue[0].after.done)]
+            if ready:
+                self._do(self._random.choice(ready))
+        return work
+
+    def finish(self, work: Work | None) -> None:
+        """Do this work and what has to be done before it, and nothing else."""
+        while work is not None and not work.done:
+            first = work.stream.queue[0]
+            if first.after is not None:
+                self.finish(first.after)
+            self._do(first)
+        if self._lost:
+            raise self._lost
+
+    def _do(self, work: Work) -> None:
+        assert work.stream.queue.pop(0) is work
+        try:
+            self._trip("work")
+        except CUDARuntimeError as error:
+            self._lost = error
+        if not self._lost:
+            work.run()
+        for block in work.blocks:
+            block.busy.discard(work)
+        self._tick += 1
+        work.done, work.tick = True, self._tick
 
     def memcpy_async(self, to: int, source: int, nbytes: int, kind: int, stream: int) -> None:
-        assert stream == 42
-        self.counts["upload" if kind == 1 else "download"] += 1
+        """As CuPy's."""
+        what = "upload" if kind == 1 else "download"
+        self.call(what)
+        self.log.append(what)
         self.uploaded += nbytes if kind == 1 else 0
-        self._assert_inside(to, nbytes)
-        self._assert_inside(source, nbytes)
-        ctypes.memmove(to, source, nbytes)
+        self.downloaded += nbytes if kind == 2 else 0
+        blocks = self.block(to, nbytes, kind == 2), self.block(source, nbytes, kind == 1)
+        (on,) = (s for s in self.streams if s.ptr == stream)
+
+        def copy() -> None:
+            self.block(to, nbytes, kind == 2)
+            self.block(source, nbytes, kind == 1)
+            ctypes.memmove(to, source, nbytes)
+
+        self.queue(on, copy, blocks=blocks)
+
+    def launch(self, name: str, grid: tuple[int, ...], block: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
+        """Queue a kernel on the current stream, as CuPy does."""
+        self.call(name)
+        self.log.append(name)
+        assert all(1 <= n <= limit for n, limit in zip(grid, (2**31 - 1, 65535), strict=True))
+        assert 1 <= block[0] <= 256
+        assert [type(a) for a in arguments[:2]] == [np.uint64, np.int32]
+        address, count = int(arguments[0]), int(arguments[1])
+        stream = self.entered[-1]
+        assert isinstance(stream, Stream)
+        nbytes = count * _RECORDS[name].itemsize
+        blocks = (self.block(address, nbytes),) if count else ()
+
+        def run() -> None:
+            if not count:
+                return
+            held = self.block(address, nbytes)
+            rows = held.bytes[address - held.ptr :][:nbytes].view(_RECORDS[name])
+            for row in rows:
+                for start, size in _TOUCHED[name](row):
+                    self.block(start, size)
+            more = [ctypes.c_void_p(int(a)) for a in arguments[2:]]
+            for start in arguments[2:]:
+                self.block(int(start), 16 * count)
+            host.launch(name, grid, block[0], ctypes.c_void_p(address), ctypes.c_int(count), *more)
+
+        self.queue(stream, run, blocks=blocks)
 
     def device_count(self) -> int:
+        """As CuPy's."""
         if self.count_error:
             raise self.count_error
         return self.devices
 
-    def launch(self, name: str, grid: tuple[int, ...], block: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
-        self.counts[name] += 1
-        if self.launch_error:
-            raise self.launch_error
-        assert block[0] <= 256
-        if name == "render_batch":
-            address, count = int(arguments[0]), int(arguments[1])
-            self._assert_inside(address, count * FRAME_PARAMS.itemsize)
-            host.launch(name, grid, block[0], ctypes.c_void_p(address), ctypes.c_int(count))
-        else:
-            host.launch(name, grid, block[0], *(ctypes.c_void_p(int(a)) for a in arguments))
-
-    def pinned(self, nbytes: int) -> Any:
-        return self.alloc(nbytes).bytes()
+    def elapsed(self, start: Event, end: Event) -> float:
+        """As CuPy's: half a millisecond for everything that was done in between."""
+        assert start.timed
+        assert end.timed
+        if start.work is None or end.work is None or not (start.work.done and end.work.done):
+            raise CUDARuntimeError(600)
+        return (end.work.tick - start.work.tick) / 2
 
     def module(self) -> ModuleType:
         """To stand in ``sys.modules["cupy"]``."""
@@ -121,20 +356,15 @@ class FakeDevice:
                     raise device.compile_error
 
             def get_function(self, name: str) -> Any:
+                assert name in _RECORDS
                 return lambda grid, block, arguments: device.launch(name, grid, block, arguments)
 
-        class Stream(_Context):
-            ptr = 42
+        def stream(*, non_blocking: bool) -> Stream:
+            assert non_blocking
+            return Stream(device)
 
-            def __init__(self, *, non_blocking: bool) -> None:
-                assert non_blocking
-
-            def synchronize(self) -> None:
-                device.counts["synchronize"] += 1
-
-        class Device(_Context):
-            def __init__(self, number: int) -> None:
-                self.number = number
+        def event(*, disable_timing: bool = False) -> Event:
+            return Event(device, disable_timing=disable_timing)
 
         properties = {"name": b"Fake GPU", "major": 9, "minor": 0}
         runtime = SimpleNamespace(
@@ -148,21 +378,77 @@ class FakeDevice:
             memcpyDeviceToHost=2,
             memcpyAsync=self.memcpy_async,
         )
-        pool = SimpleNamespace(free_bytes=lambda: 4096, free_all_blocks=lambda: None)
+        pool = SimpleNamespace(free_bytes=lambda: 4096, free_all_blocks=lambda: self.call("trim"))
         vars(fake).update(
             __version__="0.0-fake",
             RawModule=RawModule,
             get_default_memory_pool=lambda: pool,
-            get_default_pinned_memory_pool=lambda: pool,
+            get_default_pinned_memory_pool=lambda: SimpleNamespace(free_all_blocks=lambda: self.call("trim pinned")),
             cuda=SimpleNamespace(
                 runtime=runtime,
                 driver=SimpleNamespace(CUDADriverError=CUDADriverError),
                 memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
                 compiler=SimpleNamespace(CompileException=CompileException),
-                Stream=Stream,
-                Device=Device,
+                Stream=stream,
+                Event=event,
+                Device=lambda number: Device(device),
                 alloc=self.alloc,
                 alloc_pinned_memory=self.pinned,
+                get_elapsed_time=self.elapsed,
             ),
         )
         return fake
+
+
+# Which bytes a kernel touches, by its records.
+
+_RECORDS = {
+    "render_batch": FRAME_PARAMS,
+    "extent_batch": FRAME_PARAMS,
+    "unpack_batch": UNPACK_PARAMS,
+    "adopt_batch": ADOPT_PARAMS,
+}
+Spans = list[tuple[int, int]]
+
+
+def _count(row: Any) -> int:
+    return int(row["rows"]) * int(row["columns"]) * int(row["samples"])
+
+
+def _itemsize(code: Any) -> int:
+    return SAMPLE_DTYPES[SampleFormat(int(code))].itemsize
+
+
+def _of_extent(row: Any) -> Spans:
+    return [(int(row["source"]), _count(row) * _itemsize(row["sample_format"]))]
+
+
+def _of_render(row: Any) -> Spans:
+    output = int(row["width"]) * int(row["height"]) * int(row["output_samples"]) * _itemsize(row["output_format"])
+    spans = [*_of_extent(row), (int(row["output"]), output)]
+    if row["table"]:
+        spans.append((int(row["table"]), 255 * 8 if row["curve"] == Curve.THRESHOLDS else int(row["table_length"])))
+    if row["steps"]:
+        spans.append((int(row["steps"]), 1024))
+    return spans
+
+
+def _of_unpack(row: Any) -> Spans:
+    return [(int(row["source"]), 1), (int(row["output"]), _count(row) * int(row["itemsize"]))]
+
+
+def _of_adopt(row: Any) -> Spans:
+    left = (int(row["rows"]) - 1) * int(row["row_stride"])
+    left += int(row["columns"]) * int(row["samples"]) * _itemsize(row["source_format"])
+    samples = _count(row) * _itemsize(row["output_format"])
+    assert bool(row["output"]) != bool(row["reference"])
+    spans = [(int(row["source"]), left), (int(row["stats"]), 8 * ADOPT_WORDS)]
+    return spans + [(int(row[name]), samples) for name in ("output", "reference") if row[name]]
+
+
+_TOUCHED: dict[str, Callable[[Any], Spans]] = {
+    "render_batch": _of_render,
+    "extent_batch": _of_extent,
+    "unpack_batch": _of_unpack,
+    "adopt_batch": _of_adopt,
+}
