@@ -232,6 +232,8 @@ def serve(
     ] = None,
 ) -> None:
     """Index folders of DICOM files and serve them: viewer at /, API documentation at /docs."""
+    if socket_dir is not None and gpus is None:
+        fail("--socket-dir belongs to --gpus")
     allowed_hosts = check_host(host, allow_anonymous)
     roots = check_roots(paths)
     set_up_logging()

@@ -82,6 +82,8 @@ def test_render_writes_npy_and_png(tmp_path: Path) -> None:
         (("serve", ".", "--host", "0.0.0.0"), 2, "--allow-anonymous"),
         (("serve", ".", "--host", "192.168.1.2"), 2, "no access control"),
         (("serve",), 2, "Missing argument"),
+        (("serve", ".", "--gpus", "0;1"), 1, "--gpus is all, or numbers"),
+        (("serve", ".", "--socket-dir", "."), 2, "belongs to --gpus"),
     ],
 )
 def test_errors_say_what_to_do(tmp_path: Path, arguments: tuple[str, ...], code: int, text: str) -> None:
