@@ -21,7 +21,7 @@ from gpu_render.gpus import THROTTLE_REASONS, Gpu, read_gpus
 
 router = APIRouter(tags=["metrics"], responses=RESPONSES)
 
-disable_created_metrics()  # a series more for each counter, which nobody asks for
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each counter, which nobody asks for
 
 PREFIX = "gpu_render_"
 #: Upper ends in seconds. 2 is the target for a slice, 5 the alarm: both are read off exactly.
