@@ -224,10 +224,12 @@ class CudaBackend:
                 yield
         except BaseException as error:
             works = self._settle()
-            traceback.clear_frames(error.__traceback__)
-            if not isinstance(error, self._device_errors()):
-                raise
-            raise self._device_error(error, works) from error
+            _forget(error)
+            if isinstance(error, self._device_errors()):
+                raise self._device_error(error, works) from error
+            if not works and isinstance(error, Exception):
+                raise DeviceError("the device does not answer any more", lost=True) from error
+            raise
 
     def _device_error(self, error: Exception, works: bool) -> DeviceError:
         if isinstance(error, self._cupy.cuda.memory.OutOfMemoryError):
@@ -364,8 +366,10 @@ class CudaBackend:
         data = [d for c in codestreams for d in (c.data, *(witness.data for witness in c.witnesses))]
         try:
             images = codec.decode(data, self._compute.ptr)
+        except self._device_errors():
+            raise
         except Exception as error:
-            raise DeviceError(f"the codec failed ({type(error).__name__})", lost=not self._settle()) from error
+            raise DeviceError(f"the codec failed ({type(error).__name__})", lost=False) from error
         if len(images) != len(data):
             raise DeviceError("the codec did not answer for each codestream", lost=False)
         rest = iter(images)
@@ -447,6 +451,13 @@ def _describe(cupy: Any, device: int) -> str:
         f"{name}, compute capability {_capability(cupy, device)}, driver for CUDA {driver}, runtime {library}, "
         f"CuPy {cupy.__version__}"
     )
+
+
+def _forget(error: BaseException | None) -> None:
+    """Empty the frames that an error, and what caused it, came through."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _unpack_record(frame: Array | Packed) -> np.void | None:
