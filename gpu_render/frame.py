@@ -1,5 +1,6 @@
 """Records that travel from the archive to the renderer. Plain, immutable, no behaviour beyond what they are."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -9,11 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from gpu_render.reference import FrameRef
+from kernels.packing import Packed, unpack
 
 Samples = npt.NDArray[np.generic]
 
 #: DeviceFrame.extent before anybody asked for it (None is an answer: nothing but padding).
 UNKNOWN = ...
+
+#: What a frame without samples counts against the host's budget [byte]: its record.
+FRAME_OVERHEAD = 1024
 
 
 class VoiFunction(StrEnum):
@@ -156,35 +161,56 @@ class EncodedFrame:
 class DecodedFrame:
     """Samples in host memory. ``layout`` describes *these* samples: a decoder that undoes a colour transform or
     interleaves planes returns a layout that says so. ``samples`` has ``layout.shape`` and ``layout.dtype``, C order,
-    and is not yet masked to Bits Stored."""
+    and is not yet masked to Bits Stored; or it is packed, and becomes so."""
 
-    samples: Samples
+    samples: Samples | Packed
     layout: PixelLayout
     decoder: str
     timings: Mapping[str, float] = field(default_factory=dict)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class DeviceFrame:
-    """A decoded frame that the service keeps: host samples as in DecodedFrame and, once rendered, the device's copy.
+    """A decoded frame that the service keeps, on the host, on the device, or on both.
 
-    ``pixels`` is the backend's own handle (None: not there yet) and ``extent`` the lowest and highest value that
-    ``transform.fold`` asks for (``UNKNOWN`` until then); only the device thread reads and writes these two.
-    ``nbytes`` is what the frame counts against the cache's budget.
+    ``samples``: the host's copy, as in DecodedFrame; None where the device decoded the frame, or where the host's
+    budget was needed for others. ``pixels``: the device's handle; None where it is not there (yet, or any more).
+    ``extent``: the lowest and highest value that ``transform.fold`` asks for, ``UNKNOWN`` until somebody did. Only the
+    device thread reads and writes these two. ``generation``: of the archive, when the frame was read.
     """
 
     ref: FrameRef
     layout: PixelLayout
     presentation: Presentation
-    samples: Samples
+    samples: Samples | Packed | None
     decoder: str
     version: str = ""
+    generation: int = 0
     pixels: object | None = None
     extent: tuple[float, float] | EllipsisType | None = UNKNOWN
 
     @property
+    def key(self) -> tuple[int, FrameRef]:
+        """What the device's copy is found by: a changed file has another one."""
+        return self.generation, self.ref
+
+    @property
     def nbytes(self) -> int:
-        return self.samples.nbytes
+        """What the frame counts against the host's budget [byte]."""
+        return max(FRAME_OVERHEAD, self.samples.nbytes if self.samples is not None else 0)
+
+    @property
+    def device_nbytes(self) -> int:
+        """Of its samples on a device [byte]."""
+        return math.prod(self.layout.shape) * self.layout.dtype.itemsize
+
+    def host_samples(self) -> Samples | None:
+        """The host's copy, unpacked; read-only."""
+        samples = self.samples
+        if isinstance(samples, Packed):
+            self.samples = samples = unpack(samples)
+            samples.setflags(write=False)
+        return samples
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ import numpy.typing as npt
 
 from kernels import Codestream, Decoded, RenderJob
 from kernels.check import Record, read, read_source, reads_table
-from kernels.packing import Packed, unpack
+from kernels.packing import Packed, unpacked
 from kernels.params import FRAME_PARAMS, SAMPLE_FORMATS, Colour, Curve, SampleFormat, Stage
 
 Array = npt.NDArray[Any]
@@ -70,7 +70,7 @@ class CpuBackend:
 
     def put(self, frames: Sequence[Array | Packed]) -> list[object]:
         """See ``kernels.Backend.put``. Samples are kept as they are."""
-        return [self._put(unpack(frame) if isinstance(frame, Packed) else frame) for frame in frames]
+        return [self._put(unpacked(frame)) for frame in frames]
 
     def _put(self, samples: Array) -> Array:
         if samples.dtype not in SAMPLE_FORMATS or not samples.flags.c_contiguous:

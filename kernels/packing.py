@@ -72,6 +72,11 @@ def unpack(packed: Packed) -> Array:
     return _UNPACK[packed.packing](packed)
 
 
+def unpacked(samples: Array | Packed) -> Array:
+    """Samples, unpacked where they are packed."""
+    return unpack(samples) if isinstance(samples, Packed) else samples
+
+
 def unpack_record(packed: Packed) -> np.void:
     """The UNPACK_PARAMS record, addresses 0, after ``check``."""
     check(packed)

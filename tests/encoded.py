@@ -14,6 +14,7 @@ from pydicom.uid import ExplicitVRBigEndian
 from gpu_render.decode.native import frame_bytes
 from gpu_render.frame import EncodedFrame, PixelLayout, Presentation, Samples
 from gpu_render.reference import FrameRef
+from kernels.packing import Packed, unpacked
 
 REF = FrameRef("1.2", "1.2.3", "1.2.3.4", 1)
 
@@ -90,8 +91,9 @@ def _native_frames(dataset: Dataset, layout: PixelLayout, count: int) -> Iterato
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 
-def stored_values(samples: Samples, layout: PixelLayout) -> npt.NDArray[np.generic]:
+def stored_values(decoded: Samples | Packed, layout: PixelLayout) -> npt.NDArray[np.generic]:
     """Shift, mask and sign-extend as the kernel does (PS3.5 8.1.1): the values the modality meant."""
+    samples = unpacked(decoded)
     if layout.is_float or layout.bits_allocated == 1:
         return samples
     container = 8 * layout.dtype.itemsize

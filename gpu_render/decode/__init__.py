@@ -12,6 +12,7 @@ from gpu_render.decode.native import check_layout, decode_native, inflate
 from gpu_render.errors import CorruptPixelData, UnsupportedTransferSyntax
 from gpu_render.frame import DecodedFrame, EncodedFrame, PixelLayout, Samples
 from gpu_render.workers import MIB, WorkerPool
+from kernels.packing import Packed, Packing
 
 _PHOTOMETRIC_INTERPRETATIONS = {
     "MONOCHROME1",
@@ -93,8 +94,9 @@ def find_decoder(transfer_syntax_uid: str) -> Decoder:
     return decoder
 
 
-def decode(encoded: EncodedFrame, pool: WorkerPool, *, cores: int = 1) -> DecodedFrame:
+def decode(encoded: EncodedFrame, pool: WorkerPool, *, cores: int = 1, packed: bool = False) -> DecodedFrame:
     """Samples of one frame, blocking. ``cores``: processor cores of the machine, shared by the calls running now.
+    ``packed``: leave to a device what one can unpack.
 
     ``timings["decode"]`` [ms]. Raises UnsupportedTransferSyntax, CorruptPixelData, DecoderTimeout, NotRenderable,
     TooLarge (beyond the pool's shared memory), Overloaded (pool closed).
@@ -103,18 +105,19 @@ def decode(encoded: EncodedFrame, pool: WorkerPool, *, cores: int = 1) -> Decode
     layout = encoded.layout
     check_layout(layout)
     started = time.perf_counter()
+    samples: Samples | Packed
     if decoder.needs_worker:
-        samples, layout = _decode_in_worker(encoded, decoder, pool, cores)
+        samples, layout = _decode_in_worker(encoded, decoder, pool, cores, packed)
     elif decoder.codec == "deflate":
-        samples, layout = decode_native(inflate(encoded.data, layout), layout, big_endian=False)
+        samples, layout = decode_native(inflate(encoded.data, layout), layout, big_endian=False, packed=packed)
     else:
-        samples, layout = decode_native(encoded.data, layout, decoder.codec == "native-big-endian")
+        samples, layout = decode_native(encoded.data, layout, decoder.codec == "native-big-endian", packed=packed)
     return DecodedFrame(samples, layout, decoder.codec, {"decode": (time.perf_counter() - started) * 1000})
 
 
 def _decode_in_worker(
-    encoded: EncodedFrame, decoder: Decoder, pool: WorkerPool, cores: int
-) -> tuple[Samples, PixelLayout]:
+    encoded: EncodedFrame, decoder: Decoder, pool: WorkerPool, cores: int, packed: bool
+) -> tuple[Samples | Packed, PixelLayout]:
     layout = encoded.layout
     size = int(np.prod(layout.shape, dtype=object)) * layout.dtype.itemsize
     meta = {
@@ -122,6 +125,7 @@ def _decode_in_worker(
         "layout": asdict(layout),
         "threads": max(1, cores // (pool.busy + 1)),
         "may_be_lossy": decoder.may_be_lossy,
+        "packed": packed,
     }
     seconds, memory = time_limit_s(size), memory_limit(size)
     try:
@@ -131,9 +135,13 @@ def _decode_in_worker(
     # A worker may have been taken over by what it decoded: nothing it says is believed unchecked.
     photometric = reply.get("photometric_interpretation")
     known = photometric == layout.photometric_interpretation or photometric in _PHOTOMETRIC_INTERPRETATIONS
-    if flat.nbytes != size or not isinstance(photometric, str) or not known:
+    packing = reply.get("packing")
+    expected = packing is None or (packed and packing == Packing.BYTE_PLANES)  # which take as many bytes as samples
+    if flat.nbytes != size or not isinstance(photometric, str) or not known or not expected:
         raise CorruptPixelData(f"the decoder gave {flat.nbytes} bytes, expected {size}")
     decoded = replace(layout, photometric_interpretation=photometric, planar_configuration=0)
+    if packing is not None:
+        return Packed(flat, Packing.BYTE_PLANES, layout.shape, layout.dtype), decoded
     return flat.view(layout.dtype).reshape(layout.shape), decoded
 
 

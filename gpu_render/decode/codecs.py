@@ -28,6 +28,7 @@ from gpu_render.errors import (
     UnsupportedTransferSyntax,
 )
 from gpu_render.frame import PixelLayout, Samples
+from kernels.packing import Packed, Packing, unpack
 
 Array = npt.NDArray[Any]
 
@@ -42,23 +43,28 @@ class Job:
     may_be_lossy: bool
 
 
-Codec = Callable[[Job], tuple[Samples, str]]
-"""-> samples (layout.shape, layout.dtype) and the Photometric Interpretation they have."""
+Codec = Callable[[Job], tuple[Samples | Packed, str]]
+"""-> samples (layout.shape, layout.dtype), maybe packed, and the Photometric Interpretation they have."""
 
 
 def decode_payload(meta: dict[str, Any], payload: memoryview) -> tuple[dict[str, Any], memoryview]:
     """The worker's operation ``decode``.
 
-    ``meta``: ``codec`` (a name in CODECS), ``layout`` (PixelLayout's fields), ``threads``, ``may_be_lossy``.
-    Returns ``{"photometric_interpretation": ...}`` and the samples as flat bytes.
+    ``meta``: ``codec`` (a name in CODECS), ``layout`` (PixelLayout's fields), ``threads``, ``may_be_lossy``, and
+    ``packed``: whether samples that the codec leaves packed are unpacked by the caller.
+    Returns ``{"photometric_interpretation": ..., "packing": ...}`` (a Packing, or None) and the samples as flat bytes.
     """
     job = Job(bytes(payload), PixelLayout(**meta["layout"]), meta["threads"], meta["may_be_lossy"])
     samples, photometric = run_codec(meta["codec"], job)
-    flat = np.ascontiguousarray(samples).reshape(-1).view(np.uint8)
-    return {"photometric_interpretation": photometric}, flat.data
+    if isinstance(samples, Packed) and not meta["packed"]:
+        samples = unpack(samples)
+    answer = {"photometric_interpretation": photometric, "packing": None}
+    if isinstance(samples, Packed):
+        return answer | {"packing": int(samples.packing)}, samples.data.data
+    return answer, np.ascontiguousarray(samples).reshape(-1).view(np.uint8).data
 
 
-def run_codec(name: str, job: Job) -> tuple[Samples, str]:
+def run_codec(name: str, job: Job) -> tuple[Samples | Packed, str]:
     """Decode with one codec. Raises CorruptPixelData, DecoderTimeout (memory), NotRenderable."""
     try:
         with _no_lost_errors():
@@ -138,7 +144,7 @@ def _clamp(samples: Samples, layout: PixelLayout, most: int | None = None) -> Sa
     return clamped
 
 
-def _rle(job: Job) -> tuple[Samples, str]:
+def _rle(job: Job) -> tuple[Packed, str]:
     """RLE Lossless, PS3.5 annex G: a segment for each byte of each sample, most significant byte first.
 
     Segment by segment: a whole-frame decoder that only compares the total lets a long one make up for a short one.
@@ -147,14 +153,15 @@ def _rle(job: Job) -> tuple[Samples, str]:
     if layout.bits_allocated % 8 or layout.is_float:
         raise CorruptPixelData(f"RLE with Bits Allocated {layout.bits_allocated} is not defined")
     pixels, size = layout.rows * layout.columns, layout.dtype.itemsize
-    samples = np.empty((pixels, layout.samples_per_pixel, size), np.uint8)
-    for index, segment in enumerate(_rle_segments(job.data, layout.samples_per_pixel * size)):
-        plane = np.frombuffer(imagecodecs.packbits_decode(segment), np.uint8)
+    planes = np.empty((layout.samples_per_pixel * size, pixels), np.uint8)
+    for plane, segment in zip(planes, _rle_segments(job.data, len(planes)), strict=True):
+        unpacked = np.frombuffer(imagecodecs.packbits_decode(segment), np.uint8)
         # What follows the pixels can only be padding, which unpacks to zeros.
-        if plane.size < pixels or plane[pixels:].any():
-            raise CorruptPixelData(f"an RLE segment has {plane.size} bytes, expected {pixels}")
-        samples[:, index // size, size - 1 - index % size] = plane[:pixels]
-    return samples.view(layout.dtype).reshape(layout.shape), layout.photometric_interpretation
+        if unpacked.size < pixels or unpacked[pixels:].any():
+            raise CorruptPixelData(f"an RLE segment has {unpacked.size} bytes, expected {pixels}")
+        plane[:] = unpacked[:pixels]
+    packed = Packed(planes.reshape(-1), Packing.BYTE_PLANES, layout.shape, layout.dtype)
+    return packed, layout.photometric_interpretation
 
 
 def _rle_segments(data: bytes, expected: int) -> list[bytes]:

@@ -7,6 +7,7 @@ import numpy as np
 
 from gpu_render.errors import CorruptPixelData, NotRenderable
 from gpu_render.frame import PixelLayout, Samples
+from kernels.packing import Packed, Packing, unpack
 
 INTEGER_BITS = (1, 8, 16, 32)
 FLOAT_BITS = (32, 64)
@@ -56,54 +57,53 @@ def inflate(data: bytes | memoryview, layout: PixelLayout) -> bytes:
     return frame
 
 
-def decode_native(data: bytes | memoryview, layout: PixelLayout, big_endian: bool) -> tuple[Samples, PixelLayout]:
+def decode_native(
+    data: bytes | memoryview, layout: PixelLayout, big_endian: bool, *, packed: bool = False
+) -> tuple[Samples | Packed, PixelLayout]:
     """Samples of ``layout.shape`` and ``layout.dtype``, and the layout of what came out.
 
     1-bit pixels unpack to uint8 0 and 1, bit 0 first (PS3.5 8.1.1); planes are interleaved; YBR_FULL_422 becomes
     YBR_FULL, each chroma sample used for its two pixels, as in YBR_PARTIAL_422. 8-bit samples are taken in the order
     of the bytes: words of OW in big endian are put right by the archive, which knows the VR and the next frame.
-    The result may be a read-only view of ``data``. Raises CorruptPixelData where the length disagrees.
+    With ``packed``, what has to be unpacked is left to a device. The result may be a read-only view of ``data``.
+    Raises CorruptPixelData where the length disagrees.
     """
     expected = frame_bytes(layout)
     _check_length(len(data), expected)
+    flat = np.frombuffer(data, np.uint8, expected)
+    packings = _packings(layout, big_endian)
+    if not packings:
+        return flat.view(layout.dtype).reshape(layout.shape), _unpacked(layout)
+    if len(packings) == 2:  # of big endian and another one, the bytes are swapped here
+        flat = flat.view(f"u{layout.dtype.itemsize}").byteswap().view(np.uint8)
+    native = Packed(flat, packings[-1], layout.shape, layout.dtype)
+    return native if packed else unpack(native), _unpacked(layout)
+
+
+def _packings(layout: PixelLayout, big_endian: bool) -> list[Packing]:
+    """What stands between native pixels and samples, in order."""
     if layout.bits_allocated == 1:
-        return _unpack_bits(data, layout), layout
-    dtype = layout.dtype.newbyteorder(">") if big_endian else layout.dtype
-    flat = np.frombuffer(data, dtype, expected // dtype.itemsize)
-    if big_endian:
-        flat = flat.astype(layout.dtype, copy=False)
+        return [Packing.BITS]
+    packings = [Packing.BIG_ENDIAN] if big_endian and layout.dtype.itemsize > 1 else []
     if is_uncompressed_422(layout):
-        return _upsample_422(flat, layout)
-    return interleave(flat, layout)
+        if layout.columns % 2 or layout.planar_configuration:
+            raise CorruptPixelData("subsampled chroma needs an even number of columns and interleaved samples")
+        packings.append(Packing.CHROMA_422)
+    elif layout.samples_per_pixel == 3 and layout.planar_configuration:
+        packings.append(Packing.PLANES)
+    return packings
 
 
-def interleave(flat: Samples, layout: PixelLayout) -> tuple[Samples, PixelLayout]:
-    """Flat samples, in planes or not as ``layout.planar_configuration`` says -> (rows, columns[, 3]), C order."""
-    if layout.samples_per_pixel == 1 or layout.planar_configuration == 0:
-        return flat.reshape(layout.shape), _interleaved(layout)
-    planes = flat.reshape(layout.samples_per_pixel, layout.rows, layout.columns)
-    return np.ascontiguousarray(planes.transpose(1, 2, 0)), _interleaved(layout)
-
-
-def _interleaved(layout: PixelLayout) -> PixelLayout:
-    return replace(layout, planar_configuration=0) if layout.planar_configuration else layout
-
-
-def _unpack_bits(data: bytes | memoryview, layout: PixelLayout) -> Samples:
-    count = layout.rows * layout.columns * layout.samples_per_pixel
-    bits = np.unpackbits(np.frombuffer(data, np.uint8), count=count, bitorder="little")
-    return bits.view(layout.dtype).reshape(layout.shape)
-
-
-def _upsample_422(flat: Samples, layout: PixelLayout) -> tuple[Samples, PixelLayout]:
-    if layout.columns % 2 or layout.planar_configuration:
-        raise CorruptPixelData("subsampled chroma needs an even number of columns and interleaved samples")
-    pairs = flat.reshape(layout.rows, layout.columns // 2, 4)
-    samples = np.empty((layout.rows, layout.columns // 2, 2, 3), flat.dtype)
-    samples[..., 0] = pairs[..., :2]
-    samples[..., 1:] = pairs[:, :, np.newaxis, 2:]
-    full = layout.photometric_interpretation == "YBR_FULL_422"  # no name is left for YBR_PARTIAL without subsampling
-    return samples.reshape(layout.shape), replace(layout, photometric_interpretation="YBR_FULL") if full else layout
+def _unpacked(layout: PixelLayout) -> PixelLayout:
+    """The layout of the samples that come out."""
+    if layout.bits_allocated == 1:
+        return layout
+    # No name is left for YBR_PARTIAL without subsampling.
+    full = is_uncompressed_422(layout) and layout.photometric_interpretation == "YBR_FULL_422"
+    name = "YBR_FULL" if full else layout.photometric_interpretation
+    if name == layout.photometric_interpretation and layout.planar_configuration == 0:
+        return layout
+    return replace(layout, photometric_interpretation=name, planar_configuration=0)
 
 
 def _check_length(actual: int, expected: int) -> None:

@@ -23,9 +23,11 @@ from rle.utils import encode_pixel_data
 
 from gpu_render.decode import DECODERS, codec_versions, decode, find_decoder, memory_limit, time_limit_s
 from gpu_render.decode.codecs import CODECS, Job, run_codec, to_container
+from gpu_render.decode.native import frame_bytes
 from gpu_render.errors import CorruptPixelData, NotRenderable, RenderError, UnsupportedTransferSyntax
 from gpu_render.frame import PixelLayout
 from gpu_render.workers import WorkerPool
+from kernels.packing import Packed, Packing, unpacked
 from tests.encoded import POINT_TRANSFORMED, encode, frames_of, layout_of, sample, stored_values
 
 Array = npt.NDArray[Any]
@@ -159,6 +161,7 @@ def in_process(data: Codestream, uid: str, layout: PixelLayout) -> tuple[Array, 
     """The codec without a worker, masked and sign-extended."""
     decoder = DECODERS[uid]
     samples, photometric = run_codec(decoder.codec, Job(bytes(data), layout, 1, decoder.may_be_lossy))
+    samples = unpacked(samples)
     assert samples.shape == layout.shape
     assert samples.dtype == layout.dtype
     return stored_values(samples, layout), photometric
@@ -219,7 +222,7 @@ def test_missing_tile_parts_are_an_error(codec: str) -> None:
     starts = [place for place in range(len(whole)) if whole.startswith(b"\xff\x90\0\x0a", place)]
     assert len(starts) > 2
     layout = PixelLayout(64, 64, 1, 16, 12, 11, 0, "MONOCHROME2")
-    np.testing.assert_array_equal(run_codec(codec, Job(whole, layout, 1, False))[0], pixels)
+    np.testing.assert_array_equal(unpacked(run_codec(codec, Job(whole, layout, 1, False))[0]), pixels)
     second = whole[: starts[1]] + whole[starts[2] :]
     for part in (whole[: starts[1]] + b"\xff\xd9", whole[: starts[-1]] + b"\xff\xd9", second):
         with pytest.raises(CorruptPixelData, match="tile-parts"):
@@ -254,7 +257,7 @@ def test_damage_of_a_high_throughput_code_block_is_an_error_on_any_number_of_thr
 def lossy_htj2k(codestream: bytes, threads: int) -> bytes | None:
     layout = PixelLayout(64, 64, 1, 16, 16, 15, 0, "MONOCHROME2")
     try:
-        return run_codec("jpeg2000", Job(codestream, layout, threads, True))[0].tobytes()
+        return unpacked(run_codec("jpeg2000", Job(codestream, layout, threads, True))[0]).tobytes()
     except RenderError:
         return None
 
@@ -661,7 +664,7 @@ def test_through_the_pool_equals_in_process(pool: WorkerPool) -> None:
         np.testing.assert_array_equal(stored_values(frame.samples, frame.layout), in_process(data, uid, layout)[0])
         assert frame.decoder == DECODERS[uid].codec
         assert frame.timings["decode"] > 0
-        assert frame.samples.flags.c_contiguous
+        assert unpacked(frame.samples).flags.c_contiguous
 
 
 @pytest.mark.parametrize(
@@ -716,13 +719,13 @@ def test_planes_are_interleaved(pool: WorkerPool) -> None:
 def test_bits_unpack_lowest_first_and_columns_need_not_fill_bytes(pool: WorkerPool) -> None:
     layout = PixelLayout(3, 5, 1, 1, 1, 0, 0, "MONOCHROME2")
     frame = decode(encode(bytes([0b10010001, 0b01000010]), EXPLICIT, layout), pool)
-    assert frame.samples.tolist() == [[1, 0, 0, 0, 1], [0, 0, 1, 0, 1], [0, 0, 0, 0, 1]]
+    assert unpacked(frame.samples).tolist() == [[1, 0, 0, 0, 1], [0, 0, 1, 0, 1], [0, 0, 0, 0, 1]]
 
 
 def test_chroma_of_uncompressed_422_serves_two_pixels(pool: WorkerPool) -> None:
     layout = PixelLayout(1, 4, 3, 8, 8, 7, 0, "YBR_FULL_422")
     frame = decode(encode(bytes([10, 11, 1, 2, 20, 21, 3, 4]), EXPLICIT, layout), pool)
-    assert frame.samples.tolist() == [[[10, 1, 2], [11, 1, 2], [20, 3, 4], [21, 3, 4]]]
+    assert unpacked(frame.samples).tolist() == [[[10, 1, 2], [11, 1, 2], [20, 3, 4], [21, 3, 4]]]
     assert frame.layout.photometric_interpretation == "YBR_FULL"
     with pytest.raises(CorruptPixelData, match="even number of columns"):
         decode(encode(bytes(6), EXPLICIT, replace(layout, columns=3)), pool)
@@ -736,6 +739,39 @@ def test_a_wrong_length_names_both_and_one_pad_byte_is_allowed(pool: WorkerPool)
             decode(encode(bytes(length), EXPLICIT, layout), pool)
 
 
+PACKINGS = {
+    "bits": (Packing.BITS, PixelLayout(7, 5, 1, 1, 1, 0, 0, "MONOCHROME2"), EXPLICIT),
+    "big endian": (Packing.BIG_ENDIAN, PixelLayout(7, 5, 1, 16, 12, 11, 1, "MONOCHROME2"), BIG_ENDIAN),
+    "422": (Packing.CHROMA_422, PixelLayout(7, 6, 3, 8, 8, 7, 0, "YBR_FULL_422"), EXPLICIT),
+    "planes": (Packing.PLANES, PixelLayout(7, 5, 3, 16, 16, 15, 0, "RGB", 1), EXPLICIT),
+    "big-endian planes": (Packing.PLANES, PixelLayout(7, 5, 3, 16, 16, 15, 0, "RGB", 1), BIG_ENDIAN),
+    "RLE": (Packing.BYTE_PLANES, PixelLayout(7, 5, 1, 16, 12, 11, 1, "MONOCHROME2"), RLE),
+}
+
+
+@pytest.mark.parametrize("name", PACKINGS)
+def test_what_is_left_to_a_device_becomes_the_same_samples(name: str, pool: WorkerPool) -> None:
+    packing, layout, uid = PACKINGS[name]
+    data = np.random.default_rng(7).bytes(frame_bytes(layout))
+    if uid == RLE:
+        data = encode_pixel_data(data, rows=7, columns=5, samples_per_pixel=1, bits_allocated=16, byteorder="<")
+    frame = encode(data, uid, layout)
+    whole, packed = decode(frame, pool), decode(frame, pool, packed=True)
+    assert not isinstance(whole.samples, Packed)
+    assert isinstance(packed.samples, Packed)
+    assert packed.samples.packing is packing
+    assert (packed.samples.shape, packed.samples.dtype) == (layout.shape, layout.dtype)
+    assert packed.layout == whole.layout
+    np.testing.assert_array_equal(unpacked(packed.samples), whole.samples)
+
+
+def test_samples_that_need_no_unpacking_are_not_left_to_a_device(pool: WorkerPool) -> None:
+    for uid in (EXPLICIT, BIG_ENDIAN):
+        layout = grey(8, side=4)
+        frame = decode(encode(bytes(16), uid, layout), pool, packed=True)
+        assert isinstance(frame.samples, np.ndarray)
+
+
 def test_deflated_frames_and_deflate_bombs(pool: WorkerPool) -> None:
     layout = grey(16)
     uid, values = "1.2.840.10008.1.2.8.1", noise(layout)
@@ -746,7 +782,7 @@ def test_deflated_frames_and_deflate_bombs(pool: WorkerPool) -> None:
 
     np.testing.assert_array_equal(decode(encode(deflate(values.tobytes()), uid, layout), pool).samples, values)
     whole = deflate(values.tobytes())
-    assert decode(encode(whole + b"\0\0", uid, layout), pool).samples.any()
+    np.testing.assert_array_equal(decode(encode(whole + b"\0\0", uid, layout), pool).samples, values)
     for broken in (deflate(bytes(1 << 26)), whole[:-50], whole[:-1], whole * 2, b"", b"\xff" * 100):
         with pytest.raises(CorruptPixelData):
             decode(encode(broken, uid, layout), pool)
