@@ -36,7 +36,7 @@ FIGURES = {
     "host_cache_bytes": "Decoded frames held in the host's memory",
     "host_cache_frames": "Decoded frames held in the host's memory",
     "host_cache_hits_total": "Requests whose frame was held in the host's memory",
-    "host_cache_misses_total": "Requests whose frame had to be read and decoded",
+    "host_cache_misses_total": "Requests whose frame was not known to the host: it was read, unless the device had it",
     "device_cache_bytes": "Frames held in the device's memory",
     "device_cache_budget_bytes": "Most that frames may take of the device's memory",
     "device_cache_frames": "Frames held in the device's memory",
@@ -219,8 +219,8 @@ async def get_metrics(request: Request) -> Response:
     """Requests, GPUs (NVML), caches, queues and the process in Prometheus' text format, read now."""
     service, metrics = service_of(request), cast(Metrics, request.app.state.metrics)
     renderer = service.renderer
-    figures = renderer.figures() if hasattr(renderer, "figures") else {}
-    families = [about_family(renderer.backend.name, renderer.backend.description), *figure_families(figures)]
+    about = about_family(renderer.backend.name, renderer.backend.description)
+    families = [about, *figure_families(renderer.figures())]
 
     def text() -> bytes:  # off the event loop: a GPU in trouble may let NVML wait, and the index is a file
         return metrics.text([*families, *_service_families(service, metrics.reads_gpus)])

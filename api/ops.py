@@ -22,7 +22,14 @@ async def live() -> JSONResponse:
     return JSONResponse({"status": "live"}, headers={"Cache-Control": "no-store"})
 
 
-_READY = {"status": "ready", "version": "0.1.0", "backend": "cuda", "device": "NVIDIA L4 ...", "problem": None}
+_READY = {
+    "status": "ready",
+    "version": "0.1.0",
+    "backend": "cuda",
+    "device": "NVIDIA L4 ...",
+    "problem": None,
+    "recycle": False,
+}
 
 
 @router.get(
@@ -33,7 +40,11 @@ _READY = {"status": "ready", "version": "0.1.0", "backend": "cuda", "device": "N
     },
 )
 async def ready(request: Request) -> JSONResponse:
-    """Renders a probe picture on the device that requests use and compares its hash with the known one."""
+    """Renders a probe picture on the device that requests use and compares its hash with the known one.
+
+    ``degraded``: the device was lost, and the CPU renders; every answer is right, but late. ``recycle`` asks for a new
+    process in place of this one, which cannot use the device again.
+    """
     renderer = service_of(request).renderer
     trouble: str | None = None
     try:
@@ -46,11 +57,14 @@ async def ready(request: Request) -> JSONResponse:
         trouble = str(error)
     except Exception as error:  # noqa: BLE001 - whatever a device raises means: not ready
         trouble = f"the probe failed with {type(error).__name__}"
+    lost = renderer.device.lost
+    works = "ready" if lost is None else "degraded"
     body = {
-        "status": "ready" if trouble is None else "not ready",
+        "status": works if trouble is None else "not ready",
         "version": __version__,
         "backend": renderer.backend.name,
         "device": renderer.backend.description,
-        "problem": trouble,
+        "problem": trouble or (lost and f"the device is lost ({lost}); the CPU renders"),
+        "recycle": lost is not None,
     }
     return JSONResponse(body, 200 if trouble is None else 503, headers={"Cache-Control": "no-store"})

@@ -7,14 +7,32 @@ from typing import Generic, Protocol, TypeVar
 from cachetools import LRUCache
 
 
-class Sized(Protocol):
+class Kept(Protocol):
     """Something that counts against the budget."""
 
     @property
     def nbytes(self) -> int: ...
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether it is of no use any more: it counts as missing."""
+        ...
 
-V = TypeVar("V", bound=Sized)
+    def left(self) -> None:
+        """Called when the cache does not keep it (any longer)."""
+        ...
+
+
+V = TypeVar("V", bound=Kept)
+
+
+class _Values(LRUCache[Hashable, V]):
+    """Tells values that have to make room."""
+
+    def popitem(self) -> tuple[Hashable, V]:
+        key, value = super().popitem()
+        value.left()
+        return key, value
 
 
 class _Load(Generic[V]):
@@ -33,7 +51,7 @@ class FrameCache(Generic[V]):
     """
 
     def __init__(self, budget_bytes: int) -> None:
-        self._values: LRUCache[Hashable, V] = LRUCache(budget_bytes, getsizeof=lambda value: value.nbytes)
+        self._values: _Values[V] = _Values(budget_bytes, getsizeof=lambda value: value.nbytes)
         self._loads: dict[Hashable, _Load[V]] = {}
         self.hits = 0
         self.misses = 0
@@ -49,8 +67,9 @@ class FrameCache(Generic[V]):
     def peek(self, key: Hashable) -> V | None:
         """The value, counted as a hit, or None."""
         value = self._values.get(key)
-        if value is not None:
-            self.hits += 1
+        if value is None or value.is_gone:
+            return None
+        self.hits += 1
         return value
 
     async def get(self, key: Hashable, load: Callable[[], Awaitable[V]]) -> V:
@@ -84,9 +103,18 @@ class FrameCache(Generic[V]):
                 del self._loads[key]
         if valid and value.nbytes <= self._values.maxsize:
             self._values[key] = value
+        else:
+            value.left()
         return value
+
+    def drop(self, key: Hashable) -> None:
+        """Forget a value."""
+        value = self._values.pop(key, None)
+        if value is not None:
+            value.left()
 
     def clear(self) -> None:
         """Forget all values, and do not keep what is being loaded now."""
-        self._values.clear()
+        while self._values:
+            self._values.popitem()
         self._loads.clear()

@@ -174,9 +174,9 @@ class DeviceFrame:
     """A decoded frame that the service keeps, on the host, on the device, or on both.
 
     ``samples``: the host's copy, as in DecodedFrame; None where the device decoded the frame, or where the host's
-    budget was needed for others. ``pixels``: the device's handle; None where it is not there (yet, or any more).
-    ``extent``: the lowest and highest value that ``transform.fold`` asks for, ``UNKNOWN`` until somebody did. Only the
-    device thread reads and writes these two. ``generation``: of the archive, when the frame was read.
+    memory was needed for others. ``pixels``: the handle of the device's copy; None where it is not there (yet, or any
+    more). ``extent``: the lowest and highest value that ``transform.fold`` asks for, ``UNKNOWN`` until somebody did;
+    only the device thread reads and writes it. ``generation``: of the archive, when the frame was read.
     """
 
     ref: FrameRef
@@ -188,6 +188,7 @@ class DeviceFrame:
     generation: int = 0
     pixels: object | None = None
     extent: tuple[float, float] | EllipsisType | None = UNKNOWN
+    on_host: bool = True
 
     @property
     def key(self) -> tuple[int, FrameRef]:
@@ -196,21 +197,40 @@ class DeviceFrame:
 
     @property
     def nbytes(self) -> int:
-        """What the frame counts against the host's budget [byte]."""
-        return max(FRAME_OVERHEAD, self.samples.nbytes if self.samples is not None else 0)
+        """What the frame counts against the host's budget [byte]: packed samples may have to be unpacked."""
+        return FRAME_OVERHEAD if self.samples is None else max(FRAME_OVERHEAD, self.device_nbytes)
 
     @property
     def device_nbytes(self) -> int:
         """Of its samples on a device [byte]."""
         return math.prod(self.layout.shape) * self.layout.dtype.itemsize
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether neither host nor device has its samples: it has to be read again."""
+        return self.samples is None and self.pixels is None
+
     def host_samples(self) -> Samples | None:
         """The host's copy, unpacked; read-only."""
         samples = self.samples
         if isinstance(samples, Packed):
-            self.samples = samples = unpack(samples)
+            samples = unpack(samples)
             samples.setflags(write=False)
+            if self.on_host:
+                self.samples = samples
         return samples
+
+    def arrived(self, pixels: object) -> None:
+        """The device has a copy: the host's goes, where it was only waiting for that."""
+        self.pixels = pixels
+        if not self.on_host:
+            self.samples = None
+
+    def left(self) -> None:
+        """The host's memory is needed for others: its copy goes as soon as the device has one."""
+        self.on_host = False
+        if self.pixels is not None:
+            self.samples = None
 
 
 @dataclass(frozen=True, slots=True)

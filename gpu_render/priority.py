@@ -67,8 +67,9 @@ class PriorityQueue(Generic[A]):
                     heapq.heapify(self._heap)
                     return
 
-    def take(self, limit: int) -> list[A]:
-        """Wait for work; return up to ``limit`` items that somebody still waits for, or [] once closed."""
+    def take(self, limit: int, wait: bool = True) -> list[A]:
+        """Wait for work; return up to ``limit`` items that somebody still waits for, or [] once closed. Without
+        ``wait``, [] also where there is none now."""
         with self._ready:
             while True:
                 taken: list[A] = []
@@ -76,7 +77,7 @@ class PriorityQueue(Generic[A]):
                     item = heapq.heappop(self._heap)[2]
                     if item.future.set_running_or_notify_cancel():
                         taken.append(item)
-                if taken or self._closed:
+                if taken or self._closed or not wait:
                     return taken
                 self._ready.wait()
 

@@ -8,13 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from gpu_render.decode import decode
-from gpu_render.frame import EncodedFrame, PixelLayout, Presentation, Rescale, Window
+from gpu_render.frame import DeviceFrame, EncodedFrame, PixelLayout, Presentation, Rescale, Window
 from gpu_render.priority import Priority
 from gpu_render.reference import FrameRef
 from gpu_render.renderer import Renderer
-from gpu_render.transform import fold
 from gpu_render.view import View
-from kernels import RenderJob
 
 #: blake2b (8 bytes) of the probe picture; tests derive it from the formula of PS3.3 C.11.2.1.2 on its own.
 PROBE_HASH = "d6758ca10c9be5ca"
@@ -46,11 +44,7 @@ async def probe(renderer: Renderer) -> bool:
 
     Raises what decoding and rendering raise.
     """
-    decoded = await asyncio.to_thread(decode, probe_frame(), renderer.pool)
-    folded = fold(PROBE_PRESENTATION, View(), decoded.layout)
-
-    def prepare() -> RenderJob:
-        return RenderJob(renderer.backend.put(decoded.samples), folded.params, folded.table)
-
-    rendered = await asyncio.wrap_future(renderer.queue.submit(prepare, Priority.INTERACTIVE))
-    return hashlib.blake2b(rendered.pixels.tobytes(), digest_size=8).hexdigest() == PROBE_HASH
+    decoded = await asyncio.to_thread(decode, probe_frame(), renderer.pool, packed=renderer.backend.unpacks)
+    frame = DeviceFrame(_REF, decoded.layout, PROBE_PRESENTATION, decoded.samples, decoded.decoder)
+    rendered = await asyncio.wrap_future(renderer.queue.render(frame, View(), Priority.INTERACTIVE))
+    return hashlib.blake2b(rendered.picture.pixels.tobytes(), digest_size=8).hexdigest() == PROBE_HASH

@@ -1,119 +1,173 @@
-"""RenderQueue: one thread owns the device and renders whatever waits, together."""
+"""RenderQueue: one thread owns the device, and decodes and renders whatever waits, together."""
 
+import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Any
 
-from gpu_render.frame import Samples
+from gpu_render.device import MAX_BATCH_BYTES, Device, Flight, Picture, Ready, Work, within_bytes
+from gpu_render.frame import DeviceFrame
 from gpu_render.priority import Priority, PriorityQueue
-from kernels import Backend, RenderJob
-from kernels.params import output_bytes
+from gpu_render.view import View
+from kernels import Codestream
 
-#: Most that one launch may put out [byte]; a device packs a batch into one buffer. A larger frame goes alone.
-MAX_BATCH_BYTES = 256 * 1024 * 1024
+log = logging.getLogger("gpu_render")
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """Pixels of one task, and the time [ms] it waited, was prepared, and its batch was on the device."""
+    """One picture, and the time [ms] it waited and its batch was prepared, uploaded, on the device, and fetched."""
 
-    pixels: Samples
+    picture: Picture
     queue_ms: float
-    prepare_ms: float
+    upload_ms: float
     render_ms: float
     download_ms: float
 
 
+@dataclass(frozen=True, slots=True)
+class DeviceDecoded:
+    """Whether the device has the frame now, and the time [ms] it waited and its batch took."""
+
+    on_device: bool
+    queue_ms: float
+    decode_ms: float
+
+
 @dataclass(slots=True)
-class _Task:
-    prepare: Callable[[], RenderJob]
+class _Render:
+    work: Work
     future: "Future[Rendered]" = field(default_factory=Future)
     submitted_s: float = field(default_factory=time.perf_counter)
-    queue_ms: float = 0.0
-    prepare_ms: float = 0.0
+
+
+@dataclass(slots=True)
+class _Decode:
+    frame: DeviceFrame
+    codestream: Codestream
+    future: "Future[DeviceDecoded]" = field(default_factory=Future)
+    submitted_s: float = field(default_factory=time.perf_counter)
+
+
+@dataclass(frozen=True, slots=True)
+class _InFlight:
+    tasks: Sequence[_Render]
+    flight: Flight
+    begun_s: float
+    launched_s: float
 
 
 class RenderQueue:
     """Bounded, three priorities, natural batching: the device thread takes a task and whatever else already waits.
 
-    There is no timer: an idle queue adds no delay, a busy one forms batches by itself. A task whose future was
-    cancelled is dropped unrendered. A task that fails, fails alone.
+    There is no timer: an idle queue adds no delay, a busy one forms batches by itself. While a batch is in flight on a
+    device, the next one is decoded, uploaded and launched. A task whose future was cancelled is dropped undone. A task
+    that fails, fails alone.
     """
 
-    def __init__(self, backend: Backend, capacity: int, max_batch: int) -> None:
-        self._backend = backend
+    def __init__(self, device: Device, capacity: int, max_batch: int) -> None:
+        self._device = device
         self._max_batch = max_batch
-        self._queue: PriorityQueue[_Task] = PriorityQueue(capacity)
+        self._queue: PriorityQueue[_Render | _Decode] = PriorityQueue(capacity)
+        self._pending: _InFlight | None = None
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
         self._thread.start()
 
     def __len__(self) -> int:
         return len(self._queue)
 
-    def submit(self, prepare: Callable[[], RenderJob], priority: Priority) -> "Future[Rendered]":
-        """Queue one frame. ``prepare`` runs on the device thread and returns the job: uploads and folds.
+    def render(self, frame: DeviceFrame, view: View, priority: Priority) -> "Future[Rendered]":
+        """Queue one picture. Its future raises any RenderError, and device.Gone where the frame has to be read again.
 
         Raises Overloaded where the queue is full. Cancel the future to drop the task.
         """
-        task = _Task(prepare)
+        task = _Render(Work(frame, view))
         self._queue.put(task, priority)
         return task.future
 
+    def decode(self, frame: DeviceFrame, codestream: Codestream, priority: Priority) -> "Future[DeviceDecoded]":
+        """Queue the decoding of a frame without samples; the device keeps them. As render(), but raises nothing."""
+        task = _Decode(frame, codestream)
+        self._queue.put(task, priority)
+        return task.future
+
+    def promote(self, future: "Future[Any]", priority: Priority) -> None:
+        """Make a queued task as urgent as ``priority``: somebody more urgent waits for it now."""
+        self._queue.promote(future, priority)
+
     def close(self) -> None:
-        """Finish the batch that runs, drop what waits, and join the device thread."""
+        """Finish the batches that run, drop what waits, and join the device thread."""
         self._queue.close()
         self._thread.join()
 
     def _run(self) -> None:
-        while tasks := self._queue.take(self._max_batch):
-            ready = [(task, job) for task in tasks if (job := self._prepare(task)) is not None]
-            for batch in _within_bytes(ready, MAX_BATCH_BYTES):
-                self._render(batch)
+        while True:
+            tasks = self._queue.take(self._max_batch, wait=self._pending is None)
+            if not tasks and self._pending is None:
+                return
+            flown = list(self._pending.tasks) if self._pending else []
+            try:
+                self._step(tasks)
+            except BaseException as error:  # noqa: BLE001 - nobody waits for ever, and the device thread lives on
+                log.error("the device thread met %s", type(error).__name__)
+                self._pending = None
+                for task in (*flown, *tasks):
+                    if not task.future.done():
+                        task.future.set_exception(error)
 
-    def _prepare(self, task: _Task) -> RenderJob | None:
-        started = time.perf_counter()
-        task.queue_ms = (started - task.submitted_s) * 1e3
-        try:
-            job = task.prepare()
-        except BaseException as error:  # noqa: BLE001 - belongs to whoever waits; the device thread lives on
-            task.future.set_exception(error)
-            return None
-        task.prepare_ms = (time.perf_counter() - started) * 1e3
-        return job
+    def _step(self, tasks: "Sequence[_Render | _Decode]") -> None:
+        """Launch what waits, then decode while that is in flight; with nothing to launch, finish what is in flight."""
+        renders = [task for task in tasks if isinstance(task, _Render)]
+        decodes = [task for task in tasks if isinstance(task, _Decode)]
+        if renders:
+            self._begin(renders)
+        else:
+            self._finish()
+        if decodes:
+            self._decode(decodes)
 
-    def _render(self, ready: Sequence[tuple[_Task, RenderJob]]) -> None:
-        started = time.perf_counter()
-        try:
-            arrays = self._backend.render([job for _, job in ready])
-        except BaseException as error:  # noqa: BLE001 - as above
-            self._render_apart(ready, error)
+    def _begin(self, tasks: Sequence[_Render]) -> None:
+        """Launch a batch; the one before, which the device is done with by now or soon, is finished afterwards."""
+        begun = time.perf_counter()
+        answers = self._device.prepare([task.work for task in tasks])
+        ready: list[tuple[_Render, Ready]] = []
+        for task, answer in zip(tasks, answers, strict=True):
+            if isinstance(answer, Ready):
+                ready.append((task, answer))
+            else:
+                task.future.set_exception(answer)
+        for batch in within_bytes([answer for _, answer in ready], MAX_BATCH_BYTES):
+            mine, ready = [task for task, _ in ready[: len(batch)]], ready[len(batch) :]
+            launched = time.perf_counter()
+            flight = self._device.launch(batch)
+            self._finish()
+            self._pending = _InFlight(mine, flight, begun, launched)
+            if flight.ticket is None or not self._device.has_memory:  # nothing is under way: it is done, or not begun
+                self._finish()
+
+    def _finish(self) -> None:
+        """Wait for the batch in flight and answer those who wait."""
+        flown, self._pending = self._pending, None
+        if flown is None:
             return
-        total_ms = (time.perf_counter() - started) * 1e3
-        download_ms = self._backend.download_ms
-        for (task, _), pixels in zip(ready, arrays, strict=True):
-            task.future.set_result(
-                Rendered(pixels, task.queue_ms, task.prepare_ms, total_ms - download_ms, download_ms)
-            )
+        pictures = self._device.land(flown.flight)
+        total_ms = (time.perf_counter() - flown.launched_s) * 1e3
+        download_ms = min(flown.flight.backend.download_ms, total_ms) if flown.flight.ticket is not None else 0.0
+        for task, ready, picture in zip(flown.tasks, flown.flight.batch, pictures, strict=True):
+            if isinstance(picture, Exception):
+                task.future.set_exception(picture)
+                continue
+            prepare_ms = (flown.launched_s - flown.begun_s) * 1e3
+            queue_ms = (flown.begun_s - task.submitted_s) * 1e3
+            render_ms = max(prepare_ms - ready.upload_ms, 0.0) + total_ms - download_ms
+            task.future.set_result(Rendered(picture, queue_ms, ready.upload_ms, render_ms, download_ms))
 
-    def _render_apart(self, ready: Sequence[tuple[_Task, RenderJob]], error: BaseException) -> None:
-        """After a failed batch, render its members one by one, so that only the culprit fails."""
-        if len(ready) == 1:
-            ready[0][0].future.set_exception(error)
-            return
-        for pair in ready:
-            self._render([pair])
-
-
-def _within_bytes(ready: Sequence[tuple[_Task, RenderJob]], limit: int) -> Iterator[Sequence[tuple[_Task, RenderJob]]]:
-    """Consecutive runs of ``ready`` whose outputs take at most ``limit`` bytes together."""
-    begin, total = 0, 0
-    for end, (_, job) in enumerate(ready):
-        nbytes = output_bytes(job.params)
-        if end > begin and total + nbytes > limit:
-            yield ready[begin:end]
-            begin, total = end, 0
-        total += nbytes
-    if begin < len(ready):
-        yield ready[begin:]
+    def _decode(self, tasks: Sequence[_Decode]) -> None:
+        begun = time.perf_counter()
+        answers = self._device.decode([(task.frame, task.codestream) for task in tasks])
+        took_ms = (time.perf_counter() - begun) * 1e3
+        for task, on_device in zip(tasks, answers, strict=True):
+            task.future.set_result(DeviceDecoded(on_device, (begun - task.submitted_s) * 1e3, took_ms))

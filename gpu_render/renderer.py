@@ -1,45 +1,69 @@
 """Renderer.render(ref, view): the whole path of one frame on one screen."""
 
 import asyncio
+import math
 import os
 import time
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 
 from gpu_render.archive import Archive
 from gpu_render.cache import FrameCache
 from gpu_render.decode import decode
+from gpu_render.decode.device import DevicePlan, plan
+from gpu_render.decode.proof import ProofTable
+from gpu_render.device import Device, Gone
 from gpu_render.errors import TooLarge
-from gpu_render.frame import UNKNOWN, DeviceFrame, LookupTable, PixelLayout, RenderedFrame, Window
+from gpu_render.frame import DeviceFrame, EncodedFrame, PixelLayout, RenderedFrame, Samples
 from gpu_render.priority import Priority, PriorityExecutor
 from gpu_render.reference import FrameRef
 from gpu_render.render_queue import RenderQueue
 from gpu_render.settings import Settings
-from gpu_render.transform import fold, needs_extent, source_record, table_extent
 from gpu_render.view import Stage, View
 from gpu_render.workers import WorkerPool
-from kernels import Backend, RenderJob
+from kernels import Backend
+from kernels.packing import Packed
+
+T = TypeVar("T")
+Timings = dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    """A frame that was read and that the device may decode."""
+
+    encoded: EncodedFrame
+    plan: DevicePlan
 
 
 class Renderer:
-    """Owns the cache, the loading threads and the render queue; borrows archive, backend and worker pool.
+    """Owns the caches, the loading threads and the render queue; borrows archive, backend and worker pool.
 
-    One instance lives on one event loop.
+    ``proven``: what the backend's codec may decode. One instance lives on one event loop.
     """
 
-    def __init__(self, archive: Archive, backend: Backend, pool: WorkerPool, settings: Settings) -> None:
+    def __init__(
+        self,
+        archive: Archive,
+        backend: Backend,
+        pool: WorkerPool,
+        settings: Settings,
+        proven: ProofTable | None = None,
+    ) -> None:
         self.archive = archive
-        self.backend = backend
         self.cache: FrameCache[DeviceFrame] = FrameCache(settings.cache_bytes)
         self.pool = pool
+        self.device = Device(backend, settings.device_cache_percent)
         self._settings = settings
+        self._proven = proven
         self._loaders = PriorityExecutor(settings.workers + 2, settings.queue_capacity, "load")
-        self.queue = RenderQueue(backend, settings.queue_capacity, settings.max_batch)
+        self.queue = RenderQueue(self.device, settings.queue_capacity, settings.max_batch)
         self._generation = archive.generation
-        self._loading: dict[FrameRef, Future[tuple[DeviceFrame, float, dict[str, float]]]] = {}
+        self._loading: dict[FrameRef, Future[Any]] = {}
 
     def close(self) -> None:
         """Stop the threads; what waits is cancelled."""
@@ -47,21 +71,60 @@ class Renderer:
         self.queue.close()
 
     @property
+    def backend(self) -> Backend:
+        """What renders now: the CPU, after the device was lost."""
+        return self.device.backend
+
+    @property
     def waiting(self) -> tuple[int, int]:
         """(frames waiting to be loaded, frames waiting for the device)."""
         return len(self._loaders), len(self.queue)
 
+    def figures(self) -> dict[str, float]:
+        """Counters and gauges for ``/metrics``; names that end in ``_total`` only rise."""
+        device, counts, residency = self.device, self.device.counts, self.device.residency
+        return {
+            "queue_waiting": len(self.queue),
+            "loads_waiting": len(self._loaders),
+            "host_cache_bytes": self.cache.nbytes,
+            "host_cache_frames": len(self.cache),
+            "host_cache_hits_total": self.cache.hits,
+            "host_cache_misses_total": self.cache.misses,
+            "device_cache_bytes": residency.nbytes,
+            "device_cache_budget_bytes": residency.budget,
+            "device_cache_frames": len(residency),
+            "device_cache_evictions_total": residency.evictions,
+            "uploads_total": counts.uploads,
+            "upload_bytes_total": counts.upload_bytes,
+            "downloads_total": counts.downloads,
+            "launches_total": counts.launches,
+            "decoded_on_device_total": counts.decoded,
+            "decode_refused_by_device_total": counts.refused,
+            "device_faults_total": counts.faults,
+            "out_of_memory_total": counts.out_of_memory,
+            "device_lost": float(device.lost is not None),
+            "rendered_on_cpu_total": counts.by_cpu,
+        }
+
     async def render(self, ref: FrameRef, view: View, priority: Priority = Priority.INTERACTIVE) -> RenderedFrame:
         """The frame as ``view`` asks for it. Raises any RenderError. Cancel the caller to drop the work."""
         self._forget_changed_files()
-        timings: dict[str, float] = {}
-        frame = self.cache.peek(ref)
-        if frame is None:
-            self._hurry(ref, priority)
-            frame = await self.cache.get(ref, partial(self._load, ref, priority, timings))
-        if view.stage is Stage.STORED and view.region is None and view.viewport is None and stored_as_is(frame.layout):
-            return RenderedFrame(frame.samples, view.stage, None, frame.decoder, "none", timings, frame.version)
-        return await self._render(frame, view, priority, timings)
+        timings: Timings = {}
+        for by_cpu in (False, True):
+            frame = self.cache.peek(ref)
+            if frame is None:
+                self._hurry(ref, priority)
+                frame = await self.cache.get(ref, partial(self._load, ref, priority, timings, by_cpu))
+            try:
+                return await self._render(frame, view, priority, timings)
+            except Gone:  # the device lost its copy, and the host has none
+                self.cache.drop(ref)
+        # Somebody else's load may have been of the device again: this one is nobody else's, and stays on the host.
+        frame = await self._load(ref, priority, timings, by_cpu=True)
+        try:
+            return await self._render(frame, view, priority, timings)
+        finally:
+            frame.left()
 
     def _forget_changed_files(self) -> None:
         if self._generation != self.archive.generation:
@@ -73,80 +136,101 @@ class Renderer:
         loading = self._loading.get(ref)
         if loading is not None:
             self._loaders.promote(loading, priority)
+            self.queue.promote(loading, priority)
 
-    async def _load(self, ref: FrameRef, priority: Priority, timings: dict[str, float]) -> DeviceFrame:
-        """Read and decode on a loading thread; ``timings`` is the first caller's."""
+    async def _load(self, ref: FrameRef, priority: Priority, timings: Timings, by_cpu: bool) -> DeviceFrame:
+        """Read and decode; ``timings`` is the first caller's. ``by_cpu``: not by the device, and to the host."""
+        resident = None if by_cpu else self.device.residency.find((self._generation, ref))
+        if resident is not None:
+            return resident
+        generation = self._generation
         submitted = time.perf_counter()
-        future = self._loading[ref] = self._loaders.submit(partial(self._read_and_decode, ref), priority)
+        work = partial(self._read, ref, generation, by_cpu)
+        loaded, begun, steps = await self._awaited(ref, self._loaders.submit(work, priority))
+        timings["queue"] = (begun - submitted) * 1e3
+        timings.update(steps)
+        if isinstance(loaded, DeviceFrame):
+            return loaded
+        on_device = await self._decode_on_device(loaded, generation, priority, timings)
+        if on_device is not None:
+            return on_device
+        refused = partial(self._decode, loaded.encoded, generation)
+        frame, decode_ms = await self._awaited(ref, self._loaders.submit(refused, priority))
+        timings["decode"] += decode_ms
+        return frame
+
+    async def _awaited(self, ref: FrameRef, future: "Future[T]") -> T:
+        """Wait for a step of a load, which others may hurry meanwhile."""
+        self._loading[ref] = future
         try:
-            frame, begun, steps = await asyncio.wrap_future(future)
+            return await asyncio.wrap_future(future)
         finally:
             if self._loading.get(ref) is future:
                 del self._loading[ref]
-        timings["queue"] = (begun - submitted) * 1e3
-        timings.update(steps)
-        return frame
 
-    def _read_and_decode(self, ref: FrameRef) -> tuple[DeviceFrame, float, dict[str, float]]:
+    def _read(self, ref: FrameRef, generation: int, by_cpu: bool) -> tuple[DeviceFrame | _Planned, float, Timings]:
+        """On a loading thread: read, and decode what the device may not. With the time it began, and steps [ms]."""
         begun = time.perf_counter()
         encoded = self.archive.fetch(ref)
         layout = encoded.layout
-        nbytes = int(np.prod(layout.shape)) * layout.dtype.itemsize
+        nbytes = math.prod(layout.shape) * layout.dtype.itemsize
         if nbytes > self._settings.max_frame_bytes:
             raise TooLarge(f"a frame of {nbytes} bytes is above the limit of {self._settings.max_frame_bytes}")
-        read = time.perf_counter()
-        decoded = decode(encoded, self.pool, cores=os.cpu_count() or 1)
-        decoded.samples.setflags(write=False)  # answers are views of it
-        steps = {"read": (read - begun) * 1e3, "decode": (time.perf_counter() - read) * 1e3}
-        frame = DeviceFrame(
-            ref, decoded.layout, encoded.presentation, decoded.samples, decoded.decoder, encoded.version
-        )
+        steps = {"read": (time.perf_counter() - begun) * 1e3}
+        planned = None if by_cpu else self._plan(encoded, nbytes)
+        if planned is not None:
+            return _Planned(encoded, planned), begun, steps
+        frame, steps["decode"] = self._decode(encoded, generation)
         return frame, begun, steps
 
-    async def _render(
-        self, frame: DeviceFrame, view: View, priority: Priority, timings: dict[str, float]
-    ) -> RenderedFrame:
-        prepared = _Prepared()
-        done = await asyncio.wrap_future(self.queue.submit(partial(self._prepare, frame, view, prepared), priority))
+    def _plan(self, encoded: EncodedFrame, nbytes: int) -> DevicePlan | None:
+        """How the device may decode a frame that it also has room for; None where the CPU has to."""
+        usable = bool(self._proven) and self.backend.codec and nbytes <= self.device.residency.budget
+        return plan(encoded, self._proven) if usable and self._proven is not None else None
+
+    def _decode(self, encoded: EncodedFrame, generation: int) -> tuple[DeviceFrame, float]:
+        """On a loading thread: decode by the CPU. With the time it took [ms]."""
+        begun = time.perf_counter()
+        decoded = decode(encoded, self.pool, cores=os.cpu_count() or 1, packed=self.backend.unpacks)
+        samples = decoded.samples
+        (samples.data if isinstance(samples, Packed) else samples).setflags(write=False)  # answers are views of it
+        frame = _frame_of(encoded, decoded.layout, samples, decoded.decoder, generation)
+        return frame, (time.perf_counter() - begun) * 1e3
+
+    async def _decode_on_device(
+        self, planned: _Planned, generation: int, priority: Priority, timings: Timings
+    ) -> DeviceFrame | None:
+        """Let the device decode, and keep it there; None where it cannot."""
+        encoded, chosen = planned.encoded, planned.plan
+        frame = _frame_of(encoded, chosen.layout, None, chosen.decoder, generation)
+        done = await self._awaited(encoded.ref, self.queue.decode(frame, chosen.codestream, priority))
+        timings["queue"] += done.queue_ms
+        timings["decode"] = done.decode_ms
+        return frame if done.on_device else None
+
+    async def _render(self, frame: DeviceFrame, view: View, priority: Priority, timings: Timings) -> RenderedFrame:
+        samples = frame.samples
+        if isinstance(samples, np.ndarray) and _wants_stored_as_is(view, frame.layout):
+            return RenderedFrame(samples, view.stage, None, frame.decoder, "none", timings, frame.version)
+        done = await asyncio.wrap_future(self.queue.render(frame, view, priority))
         timings["queue"] = timings.get("queue", 0.0) + done.queue_ms
-        timings["upload"] = prepared.upload_ms
-        timings["render"] = done.prepare_ms - prepared.upload_ms + done.render_ms
+        timings["upload"] = done.upload_ms
+        timings["render"] = done.render_ms
         timings["download"] = done.download_ms
-        window = prepared.window
-        return RenderedFrame(done.pixels, view.stage, window, frame.decoder, self.backend.name, timings, frame.version)
-
-    def _prepare(self, frame: DeviceFrame, view: View, prepared: "_Prepared") -> RenderJob:
-        """On the device thread: upload once, ask for the extent once, fold."""
-        if frame.pixels is None:
-            started = time.perf_counter()
-            frame.pixels = self.backend.put(frame.samples)
-            prepared.upload_ms = (time.perf_counter() - started) * 1e3
-        extent = None
-        if needs_extent(frame.presentation, view, frame.layout):
-            if frame.extent is UNKNOWN:
-                frame.extent = self._extent(frame)
-            extent = frame.extent
-        folded = fold(frame.presentation, view, frame.layout, extent)
-        prepared.window = folded.window
-        return RenderJob(frame.pixels, folded.params, folded.table)
-
-    def _extent(self, frame: DeviceFrame) -> tuple[float, float] | None:
-        """What fold() wants to know of a whole frame, without padding."""
-        if not isinstance(frame.presentation.modality, LookupTable):
-            return self.backend.extent(frame.pixels, source_record(frame.layout, frame.presentation))
-        folded = fold(frame.presentation, View(stage=Stage.STORED), frame.layout)
-        (stored,) = self.backend.render([RenderJob(frame.pixels, folded.params)])
-        return table_extent(frame.presentation, stored)
+        picture = done.picture
+        return RenderedFrame(
+            picture.pixels, view.stage, picture.window, frame.decoder, picture.backend, timings, frame.version
+        )
 
 
-@dataclass(slots=True)
-class _Prepared:
-    """What the device thread found out about one request: the window in use, and the time of its upload [ms]."""
-
-    window: Window | None = None
-    upload_ms: float = 0.0
+def _frame_of(
+    encoded: EncodedFrame, layout: PixelLayout, samples: Samples | Packed | None, decoder: str, generation: int
+) -> DeviceFrame:
+    return DeviceFrame(encoded.ref, layout, encoded.presentation, samples, decoder, encoded.version, generation)
 
 
-def stored_as_is(layout: PixelLayout) -> bool:
-    """Whether decoded samples are the stored values already: no bit of the container is left to mask."""
+def _wants_stored_as_is(view: View, layout: PixelLayout) -> bool:
+    """Whether decoded samples are the answer: all of them, and no bit of the container is left to mask."""
+    if view.stage is not Stage.STORED or view.region is not None or view.viewport is not None:
+        return False
     return layout.is_float or layout.bits_stored == layout.bits_allocated

@@ -34,6 +34,9 @@ class Settings(BaseSettings):
     device: int = Field(default=0, ge=0, description="number of the CUDA device")
     workers: int = Field(default=min(os.cpu_count() or 1, 16), ge=1, le=256, description="decoder processes")
     cache_bytes: int = Field(default=1024 * MIB, ge=0, description="budget for decoded frames [byte]")
+    device_cache_percent: int = Field(
+        default=70, ge=0, le=95, description="budget for frames on the device, of its memory that is free at start [%]"
+    )
     queue_capacity: int = Field(default=1024, ge=1, description="jobs that may wait; the next one gets a 503")
     max_batch: int = Field(default=32, ge=1, le=4096, description="frames rendered in one launch")
     max_frame_bytes: int = Field(default=1024 * MIB, ge=1, description="largest decoded frame [byte]")

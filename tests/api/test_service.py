@@ -18,7 +18,6 @@ from gpu_render.errors import Overloaded
 from gpu_render.frame import Samples
 from gpu_render.priority import Priority
 from gpu_render.settings import Settings
-from kernels import RenderJob
 from kernels.cpu import CpuBackend
 
 
@@ -28,17 +27,18 @@ def test_live_and_ready(client: TestClient) -> None:
     assert ready.status_code == 200
     assert ready.json()["status"] == "ready"
     assert ready.json()["backend"] == "cpu"
+    assert ready.json()["recycle"] is False
 
 
 def test_a_backend_that_paints_wrongly_is_not_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = CpuBackend.render
+    right = CpuBackend.collect
 
-    def wrong(self: CpuBackend, jobs: list[RenderJob]) -> list[Samples]:
-        return [np.zeros_like(pixels) for pixels in right(self, jobs)]
+    def wrong(self: CpuBackend, ticket: object) -> list[Samples]:
+        return [np.zeros_like(pixels) for pixels in right(self, ticket)]
 
     with TestClient(create_app(Settings(roots=(tmp_path,), backend="cpu", workers=1)), "http://127.0.0.1") as client:
         assert client.get("/health/ready").status_code == 200
-        monkeypatch.setattr(CpuBackend, "render", wrong)
+        monkeypatch.setattr(CpuBackend, "collect", wrong)
         refused = client.get("/health/ready")
     assert refused.status_code == 503
     assert "wrong" in refused.json()["problem"]
