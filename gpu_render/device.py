@@ -192,9 +192,9 @@ class Device:
             except Exception as error:  # noqa: BLE001 - belongs to whoever waits
                 troubles[key] = error
         if asked:
-            for (frame, _), extent in zip(
-                asked, self.backend.extents([question for _, question in asked]), strict=True
-            ):
+            questions = [question for _, question in asked]
+            extents = self._with_memory(lambda: self.backend.extents(questions))
+            for (frame, _), extent in zip(asked, extents, strict=True):
                 frame.extent = extent
         return troubles
 

@@ -51,9 +51,9 @@ class Residency:
                 self._frames.move_to_end(frame.key)
 
     def shrink(self) -> None:
-        """The device's memory did not suffice: drop half of what is there, and keep less from now on."""
+        """The device's memory did not suffice: drop half of what is there, and keep no more from now on."""
         with self._lock:
-            self.budget = min(self.budget, self.nbytes) // 2
+            self.budget = (self.nbytes or self.budget) // 2
             self._evict(self.budget)
 
     def recover(self) -> None:

@@ -73,16 +73,12 @@ class TestDevice:
     def __post_init__(self) -> None:
         self.used = self.uploads = self.uploaded = 0
         self.most_tickets = 0
+        self.codec = "test codec 1" if self.decoder else ""
         self._tickets: list[Ticket] = []
         self._gone: Exception | None = None
         self._cpu = CpuBackend()
         self._thread: int | None = None
         self.gate.set()
-
-    @property
-    def codec(self) -> str:
-        """Its codec's name."""
-        return "test codec 1" if self.decoder else ""
 
     def fail(self, method: str, *errors: Exception | None) -> None:
         """Let the next calls of a method fail; None: not that one."""

@@ -18,6 +18,11 @@ def anyio_backend() -> str:
 @dataclass
 class Blob:
     nbytes: int
+    is_gone: bool = False
+    leavings: int = 0
+
+    def left(self) -> None:
+        self.leavings += 1
 
 
 class Loader:
@@ -131,3 +136,33 @@ async def test_clear_keeps_nothing_that_is_being_loaded() -> None:
     value = cache.peek("a")
     assert value is not None
     assert value.nbytes == 2
+
+
+async def test_values_are_told_that_they_leave() -> None:
+    cache: FrameCache[Blob] = FrameCache(25)
+    loader = Loader()
+    loader.release.set()
+    values = [await cache.get(key, loader) for key in ("a", "b", "c")]
+    assert [value.leavings for value in values] == [1, 0, 0]
+    cache.drop("b")
+    cache.drop("b")
+    assert [value.leavings for value in values] == [1, 1, 0]
+    cache.clear()
+    assert [value.leavings for value in values] == [1, 1, 1]
+    assert (len(cache), cache.nbytes) == (0, 0)
+    large = Loader(30)
+    large.release.set()
+    assert (await cache.get("d", large)).leavings == 1
+
+
+async def test_a_value_that_is_gone_is_loaded_again() -> None:
+    cache: FrameCache[Blob] = FrameCache(25)
+    loader = Loader()
+    loader.release.set()
+    first = await cache.get("a", loader)
+    first.is_gone = True
+    assert cache.peek("a") is None
+    second = await cache.get("a", loader)
+    assert second is not first
+    assert cache.peek("a") is second
+    assert (loader.started, cache.nbytes, cache.hits) == (2, 10, 1)
