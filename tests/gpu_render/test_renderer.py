@@ -1,14 +1,17 @@
 """Renderer: one load for all who ask, urgency, changed files, dropped work. A gated archive stands in for disks."""
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from gpu_render.archive import ArchiveStatus, FrameRecord, ImageRecord, SeriesManifest, StudyRecord
+from gpu_render.decode.device import DevicePlan
+from gpu_render.decode.proof import ProofTable
 from gpu_render.errors import CorruptPixelData, TooLarge
 from gpu_render.frame import EncodedFrame, PixelLayout, Presentation, Window
 from gpu_render.priority import Priority
@@ -17,7 +20,9 @@ from gpu_render.renderer import Renderer
 from gpu_render.settings import Settings
 from gpu_render.view import Region, Stage, View
 from gpu_render.workers import WorkerPool
+from kernels import Codestream
 from kernels.cpu import CpuBackend
+from tests.devices import TestDevice, lost
 
 pytestmark = pytest.mark.anyio
 LAYOUT = PixelLayout(2, 3, 1, 16, 16, 15, 0, "MONOCHROME2")
@@ -182,3 +187,163 @@ async def test_an_answer_cannot_change_the_cached_frame(renderer: Renderer, arch
     answer: Any = await renderer.render(frame(1), view)
     with pytest.raises(ValueError, match="read-only"):
         answer.pixels[0, 0] = 9
+
+
+# -- with a device ------------------------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def over(archive: GatedArchive, backend: TestDevice, **settings: Any) -> AsyncIterator[Renderer]:
+    """A renderer over a device, whose frames may all be decoded there where ``plans`` says so."""
+    archive.gate.set()
+    with WorkerPool(1) as pool:
+        renderer = Renderer(archive, backend, pool, Settings(workers=1, **settings))
+        yield renderer
+        await asyncio.to_thread(renderer.close)
+
+
+def pixels_of(number: int) -> list[list[int]]:
+    return (np.arange(6) + number).reshape(2, 3).tolist()
+
+
+async def test_a_window_drag_over_a_resident_frame_uploads_nothing(archive: GatedArchive) -> None:
+    backend = TestDevice()
+    async with over(archive, backend) as renderer:
+        for width in range(2, 52):
+            answer = await renderer.render(frame(1), View(window=Window(3, width)))
+            assert answer.backend == "cuda"
+        figures = renderer.figures()
+    assert (figures["uploads_total"], figures["launches_total"], figures["downloads_total"]) == (1, 50, 50)
+    assert (backend.uploads, archive.fetched) == (1, [1])
+
+
+async def test_a_frame_that_the_host_let_go_of_is_still_on_the_device(archive: GatedArchive) -> None:
+    backend = TestDevice()
+    async with over(archive, backend, cache_bytes=1024) as renderer:  # one frame
+        for number in (1, 2, 3, 1, 2, 3):
+            answer = await renderer.render(frame(number), View(stage=Stage.STORED, region=Region(0, 0, 3, 2)))
+            assert answer.pixels.tolist() == pixels_of(number)
+        assert len(renderer.cache) == 1
+        assert (await renderer.render(frame(1), STORED)).pixels.tolist() == pixels_of(1)
+    assert archive.fetched == [1, 2, 3]
+    assert backend.uploads == 3
+
+
+async def test_a_frame_that_neither_has_is_read_again(archive: GatedArchive) -> None:
+    backend = TestDevice()
+    async with over(archive, backend, cache_bytes=1024) as renderer:
+        for number in (1, 2):
+            await renderer.render(frame(number), View())
+        renderer.device.residency.clear()
+        assert (await renderer.render(frame(1), STORED)).pixels.tolist() == pixels_of(1)
+    assert archive.fetched == [1, 2, 1]
+
+
+async def test_a_device_lost_in_flight_is_not_noticed_by_those_who_wait(archive: GatedArchive) -> None:
+    backend = TestDevice()
+    async with over(archive, backend, cache_bytes=1024) as renderer:
+        for number in (1, 2, 3, 4):
+            await renderer.render(frame(number), View())
+        backend.fail("launch", lost())
+        views = [View(stage=Stage.STORED, region=Region(0, 0, 3, 2))] * 4
+        answers = await asyncio.gather(*(renderer.render(frame(n), v) for n, v in enumerate(views, 1)))
+        assert [answer.pixels.tolist() for answer in answers] == [pixels_of(n) for n in (1, 2, 3, 4)]
+        assert {answer.backend for answer in answers} == {"cpu"}
+        assert (renderer.backend.name, renderer.device.lost) == ("cpu", "CUDA error 700")
+        figures = renderer.figures()
+    assert (figures["device_lost"], figures["device_faults_total"], figures["rendered_on_cpu_total"]) == (1, 1, 4)
+    assert sorted(archive.fetched) == [1, 1, 2, 2, 3, 3, 4, 4]  # of none did the host have a copy
+
+
+async def test_a_changed_file_is_not_served_from_the_device(archive: GatedArchive) -> None:
+    backend = TestDevice()
+    async with over(archive, backend) as renderer:
+        await renderer.render(frame(1), View())
+        archive.generation += 1
+        await renderer.render(frame(1), View())
+    assert archive.fetched == [1, 1]
+    assert backend.uploads == 2
+
+
+class Decoding:
+    """Lets the test's device decode every frame; counts how often it is asked for a plan."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.plans = 0
+        monkeypatch.setattr("gpu_render.renderer.plan", self.plan)
+
+    def plan(self, encoded: EncodedFrame, table: object) -> DevicePlan:
+        self.plans += 1
+        layout = encoded.layout
+        codestream = Codestream(bytes(encoded.data), "jpeg2000", layout.shape, layout.dtype, 16, False, 0, 0, 65535)
+        return DevicePlan(codestream, layout, "test-codec")
+
+    @staticmethod
+    def decoder(codestream: Codestream) -> Any:
+        return np.frombuffer(codestream.data, codestream.dtype).reshape(codestream.shape).copy()
+
+
+@pytest.fixture
+def decoding(monkeypatch: pytest.MonkeyPatch) -> Decoding:
+    return Decoding(monkeypatch)
+
+
+@contextlib.asynccontextmanager
+async def decoding_over(archive: GatedArchive, backend: TestDevice, **settings: Any) -> AsyncIterator[Renderer]:
+    async with over(archive, backend, **settings) as renderer:
+        renderer._proven = cast(ProofTable, [1])  # anything that is true
+        yield renderer
+
+
+async def test_frames_decoded_on_the_device_never_cross_the_bus(archive: GatedArchive, decoding: Decoding) -> None:
+    backend = TestDevice(decoder=decoding.decoder)
+    async with decoding_over(archive, backend) as renderer:
+        answers = await asyncio.gather(*(renderer.render(frame(n), STORED) for n in range(1, 9)))
+        again = await renderer.render(frame(3), View())
+    assert [answer.pixels.tolist() for answer in answers] == [pixels_of(n) for n in range(1, 9)]
+    assert {answer.decoder for answer in (*answers, again)} == {"test-codec"}
+    assert {"queue", "read", "decode", "upload", "render", "download"} <= set(answers[0].timings)
+    assert (backend.uploads, decoding.plans) == (0, 8)
+    assert backend.calls["decode"] <= 8
+
+
+async def test_what_the_device_refuses_the_cpu_decodes(archive: GatedArchive, decoding: Decoding) -> None:
+    backend = TestDevice(decoder=lambda codestream: None)
+    async with decoding_over(archive, backend) as renderer:
+        answer = await renderer.render(frame(1), STORED)
+        figures = renderer.figures()
+    assert (answer.pixels.tolist(), answer.decoder) == (pixels_of(1), "native")
+    assert (figures["decode_refused_by_device_total"], figures["decoded_on_device_total"]) == (1, 0)
+    assert archive.fetched == [1]
+
+
+async def test_a_frame_decoded_on_a_device_that_is_lost_is_read_again_by_the_cpu(
+    archive: GatedArchive, decoding: Decoding
+) -> None:
+    backend = TestDevice(decoder=decoding.decoder)
+    backend.fail("collect", lost())
+    async with decoding_over(archive, backend) as renderer:
+        answer = await renderer.render(frame(1), STORED)
+        assert (answer.pixels.tolist(), answer.decoder) == (pixels_of(1), "native")
+        second = await renderer.render(frame(2), STORED)
+        assert (second.pixels.tolist(), second.decoder) == (pixels_of(2), "native")
+    assert archive.fetched == [1, 1, 2]
+    assert decoding.plans == 1
+
+
+async def test_frames_that_drive_each_other_out_are_all_answered(archive: GatedArchive, decoding: Decoding) -> None:
+    backend = TestDevice(memory_bytes=60, decoder=decoding.decoder)  # room for three
+    async with decoding_over(archive, backend, max_batch=32) as renderer:
+        for _ in range(3):
+            answers = await asyncio.gather(*(renderer.render(frame(n), STORED) for n in range(1, 21)))
+            assert [answer.pixels.tolist() for answer in answers] == [pixels_of(n) for n in range(1, 21)]
+        assert renderer.device.lost is None
+
+
+async def test_a_frame_larger_than_the_devices_budget_is_not_planned_for_it(
+    archive: GatedArchive, decoding: Decoding
+) -> None:
+    backend = TestDevice(memory_bytes=10, decoder=decoding.decoder)
+    async with decoding_over(archive, backend) as renderer:
+        assert (await renderer.render(frame(1), STORED)).pixels.tolist() == pixels_of(1)
+    assert decoding.plans == 0
