@@ -23,6 +23,7 @@ from tests.kernels.fake_cupy import CUDARuntimeError, FakeDevice, OutOfMemoryErr
 
 ORIGIN = "http://127.0.0.1"
 STAGES = ("?stage=stored", "?stage=modality", "", "?window=40,400", "?viewport=64,64")
+HEADERS = ("X-Array-Shape", "X-Array-Dtype", "X-Array-Stage", "X-Window", "X-Decode-Backend", "ETag")
 FRAMES_A_FILE = 2
 
 
@@ -151,10 +152,10 @@ def test_without_a_device_auto_takes_the_cpu_and_says_so_once_and_cuda_refuses_t
     samples: Path, fake: FakeDevice, caplog: pytest.LogCaptureFixture
 ) -> None:
     fake.count_error = CUDARuntimeError(100)
-    with caplog.at_level(logging.INFO, "kernels"):
-        with TestClient(create_app(Settings(roots=(samples,), backend="auto", workers=1)), ORIGIN) as running:
-            assert running.get("/health/ready").json()["backend"] == "cpu"
-            assert running.get("/health/ready").json()["recycle"] is False
+    willing = TestClient(create_app(Settings(roots=(samples,), backend="auto", workers=1)), ORIGIN)
+    with caplog.at_level(logging.INFO, "kernels"), willing as running:
+        ready = running.get("/health/ready").json()
+    assert (ready["status"], ready["backend"], ready["recycle"]) == ("ready", "cpu", False)
     said = [record.getMessage() for record in caplog.records if record.name == "kernels"]
     assert len(said) == 1
     assert "nvidia-smi" in said[0]
