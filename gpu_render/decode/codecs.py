@@ -18,14 +18,14 @@ import imagecodecs
 import numpy as np
 import numpy.typing as npt
 
-from gpu_render.decode.codestream import Jpeg2000Header, JpegHeader, parse_jpeg, parse_jpeg2000
+from gpu_render.decode.codestream import Jpeg2000Header, JpegHeader, parse_jpeg
+from gpu_render.decode.declared import check_declared, jpeg2000_header, photometric_of, widened
 from gpu_render.decode.jpeg_probes import Ahead, Probes
 from gpu_render.errors import (
     CorruptPixelData,
     DecoderTimeout,
     NotRenderable,
     RenderError,
-    UnsupportedTransferSyntax,
 )
 from gpu_render.frame import PixelLayout, Samples
 from kernels.packing import Packed, Packing, unpack
@@ -95,21 +95,6 @@ def _no_lost_errors() -> Iterator[None]:
         raise DecoderTimeout("stopped at its memory limit")
     if lost:
         raise CorruptPixelData("the decoder met an error inside the codestream")
-
-
-def _check_declared(job: Job, rows: int, columns: int, components: int, precision: int) -> None:
-    layout = job.layout
-    if (rows, columns, components) != (layout.rows, layout.columns, layout.samples_per_pixel):
-        raise CorruptPixelData(
-            f"the codestream is {rows} x {columns} with {components} components, "
-            f"the dataset says {layout.rows} x {layout.columns} with {layout.samples_per_pixel}"
-        )
-    if precision > layout.bits_allocated or layout.bits_allocated not in (8, 16, 32) or layout.is_float:
-        raise CorruptPixelData(
-            f"the codestream has {precision} bits a sample, the dataset allocates {layout.bits_allocated}"
-        )
-    if layout.high_bit >= max(precision, layout.bits_stored):
-        raise CorruptPixelData(f"the codestream has {precision} bits a sample, HighBit is {layout.high_bit}")
 
 
 def to_container(values: Array, precision: int, signed: bool, layout: PixelLayout) -> Samples:
@@ -184,7 +169,7 @@ def _jpeg(job: Job, processes: tuple[int, ...]) -> tuple[Array, JpegHeader]:
         raise CorruptPixelData(
             f"JPEG process SOF{header.start_of_frame - 0xC0} does not belong to this transfer syntax"
         )
-    _check_declared(job, header.rows, header.columns, len(header.components), header.precision)
+    check_declared(job.layout, header.rows, header.columns, len(header.components), header.precision)
     # The same name in and out switches libjpeg's own transform, and its guess from APP14 and JFIF, off.
     space = "GRAYSCALE" if len(header.components) == 1 else "YCBCR"
     decode = partial(imagecodecs.jpeg8_decode, colorspace=space, outcolorspace=space)
@@ -200,8 +185,7 @@ def _jpeg_lossy(job: Job) -> tuple[Samples, str]:
     values, header = _jpeg(job, (0xC0, 0xC1, 0xC2))
     precision = max(header.precision, job.layout.bits_stored)
     samples = _clamp(to_container(values, precision, False, job.layout), job.layout)
-    photometric = job.layout.photometric_interpretation
-    return samples, "YBR_FULL" if photometric == "YBR_FULL_422" else photometric
+    return samples, photometric_of(job.layout)
 
 
 def _jpeg_lossless(job: Job) -> tuple[Samples, str]:
@@ -218,7 +202,7 @@ def _jpeg_ls(job: Job) -> tuple[Samples, str]:
     header = parse_jpeg(job.data)
     if header.start_of_frame != 0xF7 or header.mapping_table:
         raise CorruptPixelData("not a JPEG-LS codestream, or one with mapping tables")
-    _check_declared(job, header.rows, header.columns, len(header.components), header.precision)
+    check_declared(job.layout, header.rows, header.columns, len(header.components), header.precision)
     values = imagecodecs.jpegls_decode(job.data)
     if (
         job.layout.pixel_representation
@@ -235,7 +219,7 @@ def _jpeg_ls(job: Job) -> tuple[Samples, str]:
 
 def _jpeg2000(job: Job) -> tuple[Samples, str]:
     """JPEG 2000, and HTJ2K that may be lossy, through OpenJPEG, which clamps to the codestream's precision."""
-    header = _jpeg2000_header(job, max_precision=24)
+    header = jpeg2000_header(job.data, job.layout, max_precision=24)
     # With threads, OpenJPEG forgets the error of a high-throughput code block and shows what was decoded of it.
     threads = 1 if header.high_throughput else job.threads
     values = imagecodecs.jpeg2k_decode(job.data[header.start : header.end], numthreads=threads)
@@ -244,10 +228,10 @@ def _jpeg2000(job: Job) -> tuple[Samples, str]:
 
 def _htj2k_lossless(job: Job) -> tuple[Samples, str]:
     """HTJ2K through OpenJPH, which wraps values beyond the range: reversible codestreams only."""
-    header = _jpeg2000_header(job, max_precision=16)
+    header = jpeg2000_header(job.data, job.layout, max_precision=16)
     if not header.reversible:
         raise CorruptPixelData("an irreversible codestream in a lossless transfer syntax")
-    wide = imagecodecs.htj2k_decode(_widened(job.data[header.start : header.end], header))
+    wide = imagecodecs.htj2k_decode(widened(job.data[header.start : header.end], header))
     half = 1 << (header.precision - 1)
     if wide.min() < -half or wide.max() >= half:
         raise CorruptPixelData(f"values beyond the {header.precision} bits that the lossless codestream declares")
@@ -255,36 +239,11 @@ def _htj2k_lossless(job: Job) -> tuple[Samples, str]:
     return _wavelet_samples(job, header, (wide if header.signed else wide + half).astype(kind))
 
 
-def _widened(codestream: bytes, header: Jpeg2000Header) -> bytes:
-    """The codestream with two more bits a sample in its SIZ segment, signed, so that there is no level shift: a value
-    beyond the range, as of a damaged code block, comes out as it is instead of wrapped."""
-    depths = bytearray(codestream[42 : 42 + 3 * header.components])
-    depths[::3] = bytes([0x80 | header.precision + 1]) * header.components
-    return codestream[:42] + depths + codestream[42 + len(depths) :]
-
-
-def _jpeg2000_header(job: Job, max_precision: int) -> Jpeg2000Header:
-    header = parse_jpeg2000(job.data)
-    if header.part_2:
-        raise UnsupportedTransferSyntax("the codestream needs a decoder of JPEG 2000 Part 2 extensions")
-    _check_declared(job, header.rows, header.columns, header.components, header.precision)
-    photometric = job.layout.photometric_interpretation
-    transformed = photometric in ("YBR_ICT", "YBR_RCT")
-    if header.components == 3 and photometric != "RGB" and transformed != header.multiple_component_transform:
-        raise CorruptPixelData(f"the codestream's colour transform contradicts {photometric}")
-    if header.precision > max_precision:
-        raise NotRenderable(f"{header.precision} bits a sample; this decoder is exact up to {max_precision}")
-    return header
-
-
 def _wavelet_samples(job: Job, header: Jpeg2000Header, values: Array) -> tuple[Samples, str]:
     samples = to_container(values, header.precision, header.signed, job.layout)
     if job.may_be_lossy or not header.reversible:
         samples = _clamp(samples, job.layout, 0 if header.reversible else None)
-    photometric = job.layout.photometric_interpretation
-    if photometric in ("YBR_ICT", "YBR_RCT"):
-        return samples, "RGB"
-    return samples, "YBR_FULL" if photometric == "YBR_FULL_422" else photometric
+    return samples, photometric_of(job.layout)
 
 
 def _jpeg_xl(job: Job) -> tuple[Samples, str]:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from gpu_render.decode.codestream import JpegHeader
 from gpu_render.errors import CorruptPixelData
+from kernels import Witness
 
 Array = npt.NDArray[Any]
 
@@ -61,6 +62,18 @@ class Probes:
         if self._last is not None:
             return list(islice(self._other_last_bytes(), 1))
         return [self._lengthened(), *(islice(self._other_tails(), 1) if self._tail is not None else ())]
+
+    def witnesses(self, samples: int) -> tuple[Witness, ...]:
+        """What ``check`` would ask about a picture of so many samples, for a decoder that compares by itself; empty
+        where it takes more than that. Where a change happens to mean the same, a whole picture is refused."""
+        if self._last is not None:
+            equal = samples - 8 * (self._ends[0] - self._last)
+            others = list(islice(self._other_last_bytes(), 1))
+            return (Witness(others[0], equal, differs=True),) if others and equal > 0 else ()
+        if self._lossless or self._tail is None:
+            return ()
+        other_tail = next(self._other_tails())
+        return Witness(self._lengthened(), samples, differs=False), Witness(other_tail, 0, differs=True)
 
     def check(self, values: Array, decode: Callable[[bytes], Array]) -> None:
         """Raise CorruptPixelData where ``values``, decoded from the codestream itself, took too much or too little."""
