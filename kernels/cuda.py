@@ -201,6 +201,8 @@ class CudaBackend:
         dropped. A lost device has nothing left to release."""
         settled = self._settle()
         if self._codec is not None:
+            if not settled:
+                self._codec.abandon()
             self._codec.close()
             self._codec, self.codec = None, ""
         for slot in self._slots:
@@ -223,19 +225,26 @@ class CudaBackend:
             with self._device, self._compute:
                 yield
         except BaseException as error:
-            works = self._settle()
+            lost = not self._settle() or self._loses(error)
+            if lost and self._codec is not None:
+                self._codec.abandon()  # before anything lets go of its images
             _forget(error)
             if isinstance(error, self._device_errors()):
-                raise self._device_error(error, works) from error
-            if not works and isinstance(error, Exception):
+                raise self._device_error(error, lost) from error
+            if lost and isinstance(error, Exception):
                 raise DeviceError("the device does not answer any more", lost=True) from error
             raise
 
-    def _device_error(self, error: Exception, works: bool) -> DeviceError:
+    def _loses(self, error: BaseException) -> bool:
+        """Whether an error means that the device is lost."""
+        if isinstance(error, self._cupy.cuda.memory.OutOfMemoryError) or not isinstance(error, self._device_errors()):
+            return False
+        return int(getattr(error, "status", -1)) not in _HARMLESS
+
+    def _device_error(self, error: Exception, lost: bool) -> DeviceError:
         if isinstance(error, self._cupy.cuda.memory.OutOfMemoryError):
-            return DeviceError("the device's memory does not suffice", lost=not works, out_of_memory=True)
+            return DeviceError("the device's memory does not suffice", lost=lost, out_of_memory=True)
         status = int(getattr(error, "status", -1))
-        lost = not works or status not in _HARMLESS
         return DeviceError(f"CUDA error {status}", lost=lost, out_of_memory=status == _OUT_OF_MEMORY)
 
     def _settle(self) -> bool:

@@ -198,6 +198,11 @@ class FakeDevice:
     # Memory.
 
     @property
+    def lost(self) -> bool:
+        """Whether it is lost: every call fails from now on."""
+        return self._lost is not None
+
+    @property
     def alive(self) -> int:
         """Bytes on the device that have not been given back."""
         return sum(block.nbytes for block in self._blocks.values() if not block.pinned)

@@ -3,6 +3,7 @@
 import gc
 import logging
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -355,7 +356,10 @@ def test_handles_of_another_kind_size_or_format_are_refused(fake: FakeDevice) ->
 
 
 class FakeCodec:
-    """Leaves ``images[codestream]`` in device memory, rows ``gap`` bytes apart, when its stream comes to it."""
+    """Leaves ``images[codestream]`` in device memory, rows ``gap`` bytes apart, when its stream comes to it.
+
+    As with the real one, an image that is released while the device is lost would end the process, unless it was
+    abandoned before."""
 
     version = "fake 1.2, images 3"
 
@@ -366,6 +370,7 @@ class FakeCodec:
         self.calls: list[int] = []
         self.answers: Callable[[list[CodecImage | None]], list[CodecImage | None]] = list
         self.closed = False
+        self.abandoned = False
 
     def decode(self, codestreams: list[bytes], stream_ptr: int) -> list[CodecImage | None]:
         self.calls.append(len(codestreams))
@@ -382,6 +387,7 @@ class FakeCodec:
         flat = image.reshape(len(image), -1).view(np.uint8)
         wide = np.pad(flat, ((0, 0), (0, self.gap)), constant_values=0x55)
         memory = self.fake.alloc(wide.nbytes)
+        weakref.finalize(memory, self._released).atexit = False
         block = self.fake.block(memory.ptr, wide.nbytes)
         (stream,) = (s for s in self.fake.streams if s.ptr == stream_ptr)
 
@@ -392,7 +398,16 @@ class FakeCodec:
         shape = image.shape if image.ndim == 3 else (*image.shape, 1)
         return CodecImage(memory.ptr, shape, image.dtype, wide.shape[1], memory)
 
+    def _released(self) -> None:
+        if self.fake.lost and not self.abandoned:
+            self.fake.wrong.append("an image was released though the device is lost")
+
+    def abandon(self) -> None:
+        self.abandoned = True
+
     def close(self) -> None:
+        if self.fake.lost and not self.abandoned:
+            self.fake.wrong.append("the codec was closed though the device is lost")
         self.closed = True
 
 
@@ -575,6 +590,33 @@ def test_a_codec_that_breaks_the_device_loses_it(fake: FakeDevice, codec: FakeCo
     with pytest.raises(DeviceError) as caught:
         backend.decode([c])
     assert caught.value.lost
+    assert codec.abandoned
+
+
+@pytest.mark.parametrize("what", ["upload", "adopt_batch", "download", "synchronize", "work"])
+@pytest.mark.parametrize("status", [2, 700])
+def test_images_are_abandoned_before_they_are_let_go_when_the_device_is_lost(
+    fake: FakeDevice, codec: FakeCodec, what: str, status: int
+) -> None:  # the fixture looks for what was released
+    backend = opened(fake)
+    fake.fail(what, _error(what, 700 if what == "work" else status))
+    failed = failure(lambda: backend.decode([coded(codec, "image", IMAGE)]))
+    assert failed is not None
+    assert codec.abandoned is failed.lost is (status == 700 or what == "work")
+
+
+def test_a_device_lost_by_others_work_is_found_while_an_exception_passes(fake: FakeDevice, codec: FakeCodec) -> None:
+    """Whatever passes, even what is no Exception: the codec is abandoned before the images are let go."""
+    backend = opened(fake)
+
+    def interrupt(images: list[CodecImage | None]) -> list[CodecImage | None]:
+        fake.fail("work", fake_cupy.CUDARuntimeError(719))
+        raise KeyboardInterrupt
+
+    codec.answers = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        backend.decode([coded(codec, "image", IMAGE)])
+    assert codec.abandoned
 
 
 def test_a_codestream_that_contradicts_itself_is_refused_before_anything_is_queued(
@@ -636,13 +678,16 @@ def test_closed(fake: FakeDevice, codec: FakeCodec) -> None:
     backend.close()
     backend.close()
     assert codec.closed
+    assert not codec.abandoned
     assert fake.alive == 0
 
 
-def test_closing_a_lost_device_is_quiet(fake: FakeDevice) -> None:
+def test_closing_a_lost_device_is_quiet(fake: FakeDevice, codec: FakeCodec) -> None:
     backend = opened(fake)
     fake.fail("synchronize", fake_cupy.CUDARuntimeError(719))
     backend.close()
+    assert codec.abandoned
+    assert codec.closed
 
 
 OPERATIONS: dict[str, Callable[[CudaBackend, list[Codestream]], object]] = {
