@@ -87,6 +87,7 @@ class CudaBackend:
         self._device = self._cupy.cuda.Device(device)
         self._held: deque[tuple[Any, list[Any]]] = deque()  # (event, what must live until it has happened)
         self.download_ms = 0.0
+        self.kernel_ms = 0.0  # of the last collect(): time of the kernel alone
         try:
             with self._device:
                 self._compute, self._uploads, self._downloads = (
@@ -98,6 +99,7 @@ class CudaBackend:
                 self._answers = Slot(self._cupy)
                 self._warm_up()
                 self.description = _describe(self._cupy, device)
+                self.cache_bytes = int(self._cupy.cuda.runtime.getDeviceProperties(device)["l2CacheSize"])
                 self._codec = self._open_codec(device)
         except self._device_errors() as error:
             raise BackendUnavailable(f"CUDA device {device} does not answer ({type(error).__name__})") from error
@@ -154,8 +156,9 @@ class CudaBackend:
             slot.fit(batch.input_bytes, batch.output_bytes)
             batch.write(slot.staging, slot.inputs.address, slot.outputs.address)
             self._copy(slot.inputs.address, slot.staging[: batch.input_bytes])
+            self._compute.record(slot.launched)
             self._run("render_batch", blocks, slot.inputs.address, len(jobs))
-            self._downloads.wait_event(self._compute.record(self._event()))
+            self._downloads.wait_event(self._compute.record(slot.rendered))
             self._downloads.record(slot.start)
             self._fetch(slot.staging[: batch.output_bytes], slot.outputs.address, self._downloads)
             self._downloads.record(slot.end)
@@ -166,19 +169,34 @@ class CudaBackend:
         """See ``kernels.Backend.collect``. What failed while the batch was in flight is raised here."""
         if not isinstance(ticket, _Ticket) or (ticket.slot is None and ticket.batch.records):
             raise ValueError("no ticket, or one that has been collected")
-        self.download_ms = 0.0
+        self.download_ms = self.kernel_ms = 0.0
         slot, ticket.slot = ticket.slot, None
         if slot is None:
             return []
         try:
             with self._on_device():
                 slot.end.synchronize()
-                self.download_ms = float(self._cupy.cuda.get_elapsed_time(slot.start, slot.end))
+                self.download_ms = self._between_ms(slot.start, slot.end)
+                self.kernel_ms = self._between_ms(slot.launched, slot.rendered)
                 self._release()
                 return ticket.batch.results(slot.staging)
         finally:
             slot.busy = False
             ticket.pixels.clear()
+
+    def copy_ms(self, nbytes: int) -> float:
+        """Time [ms] that the device takes to copy ``nbytes`` from one place in its memory to another, so to read and to
+        write as many: what its memory can do. For benchmarks."""
+        runtime = self._cupy.cuda.runtime
+        begun, done = self._cupy.cuda.Event(), self._cupy.cuda.Event()
+        with self._on_device():
+            source, target = (self._cupy.cuda.alloc(nbytes) for _ in range(2))
+            kind = runtime.memcpyDeviceToDevice
+            self._compute.record(begun)
+            runtime.memcpyAsync(int(target.ptr), int(source.ptr), nbytes, kind, self._compute.ptr)
+            self._compute.record(done)
+            done.synchronize()
+            return self._between_ms(begun, done)
 
     def trim(self) -> None:
         """See ``kernels.Backend.trim``. Waits for the device; batches in flight keep what they use."""
@@ -266,6 +284,9 @@ class CudaBackend:
         """Let go of what is no longer in use."""
         while self._held and self._held[0][0].done:
             self._held.popleft()
+
+    def _between_ms(self, begun: Any, done: Any) -> float:
+        return float(self._cupy.cuda.get_elapsed_time(begun, done))
 
     def _event(self) -> Any:
         return self._cupy.cuda.Event(disable_timing=True)

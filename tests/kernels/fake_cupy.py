@@ -291,7 +291,7 @@ class FakeDevice:
 
     def memcpy_async(self, to: int, source: int, nbytes: int, kind: int, stream: int) -> None:
         """As CuPy's."""
-        what = "upload" if kind == 1 else "download"
+        what = {1: "upload", 2: "download", 3: "copy"}[kind]
         self.call(what)
         self.log.append(what)
         self.uploaded += nbytes if kind == 1 else 0
@@ -374,7 +374,7 @@ class FakeDevice:
         def event(*, disable_timing: bool = False) -> Event:
             return Event(device, disable_timing=disable_timing)
 
-        properties = {"name": b"Fake GPU", "major": 9, "minor": 0}
+        properties = {"name": b"Fake GPU", "major": 9, "minor": 0, "l2CacheSize": 1 << 12}
         runtime = SimpleNamespace(
             CUDARuntimeError=CUDARuntimeError,
             getDeviceCount=self.device_count,
@@ -384,6 +384,7 @@ class FakeDevice:
             memGetInfo=lambda: (1 << 30, 1 << 31),
             memcpyHostToDevice=1,
             memcpyDeviceToHost=2,
+            memcpyDeviceToDevice=3,
             memcpyAsync=self.memcpy_async,
         )
         pool = SimpleNamespace(free_bytes=lambda: 4096, free_all_blocks=lambda: self.call("trim"))

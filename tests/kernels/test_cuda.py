@@ -95,6 +95,27 @@ def test_one_upload_a_frame_one_launch_and_one_download_a_batch(fake: FakeDevice
     assert fake.counts["compile"] == 0
 
 
+def test_the_kernel_alone_is_timed(fake: FakeDevice) -> None:
+    backend = opened(fake)
+    render(backend, [case(ramp("u1"))])
+    assert backend.kernel_ms == 1  # the fake's: half a millisecond for the kernel, and half for the event behind it
+    assert backend.collect(backend.launch([])) == []
+    assert backend.kernel_ms == 0
+
+
+def test_a_copy_on_the_device_crosses_no_bus_and_keeps_no_memory(fake: FakeDevice) -> None:
+    backend = opened(fake)
+    before = fake.alive
+    assert backend.copy_ms(5000) > 0
+    assert fake.log == ["copy"]
+    assert (fake.uploaded, fake.downloaded, fake.alive) == (0, 0, before)
+    fake.fail("copy", fake_cupy.CUDARuntimeError(2))
+    with pytest.raises(DeviceError, match="CUDA error 2"):
+        backend.copy_ms(5000)
+    assert fake.alive == before
+    assert backend.cache_bytes == 4096
+
+
 def test_a_second_batch_of_the_same_frames_uploads_only_records(fake: FakeDevice) -> None:
     backend, samples = opened(fake), ramp("<u2", 300, 300)
     (handle,) = backend.put([samples])
