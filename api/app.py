@@ -15,6 +15,8 @@ from api import catalog, documentation, legacy, metrics, native, ops, pages, pro
 from api.service import Service
 from gpu_render import __version__
 from gpu_render.archive.folder import FolderArchive
+from gpu_render.decode.device import check
+from gpu_render.decode.proof import load_file
 from gpu_render.errors import RenderError
 from gpu_render.renderer import Renderer
 from gpu_render.settings import Settings
@@ -145,7 +147,8 @@ async def running(settings: Settings, scan_progress: Progress | None = None) -> 
             shared=settings.index_shared,
         )
         stack.enter_context(contextlib.closing(archive))
-        renderer = stack.enter_context(contextlib.closing(Renderer(archive, backend, pool, settings)))
+        proven = check(backend, load_file(settings.proof_path)) if settings.gpu_decode == "auto" else None
+        renderer = stack.enter_context(contextlib.closing(Renderer(archive, backend, pool, settings, proven)))
         if settings.scan:
             stack.enter_context(contextlib.closing(Scanner(archive, settings.rescan_interval_s, scan_progress)))
         warming = asyncio.get_running_loop().run_in_executor(None, _warm, pool)

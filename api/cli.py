@@ -1,10 +1,11 @@
-"""The command line: ``gpu-render serve | demo | render | info``."""
+"""The command line: ``gpu-render serve | demo | render | prove | info``."""
 
 import asyncio
 import contextlib
 import hashlib
 import ipaddress
 import logging
+import math
 import os
 import platform
 import signal
@@ -36,9 +37,11 @@ from api.front import create_front
 from api.native import parse_view
 from api.supervisor import Supervisor, choose_gpus, socket_directory, worker_settings
 from gpu_render import __version__
+from gpu_render import prove as proving
 from gpu_render.archive.file import FileArchive
 from gpu_render.archive.folder import shared_index
 from gpu_render.decode import DECODERS, codec_versions
+from gpu_render.decode.proof import ProofFile, ProofTable
 from gpu_render.demo import prepare_demo
 from gpu_render.errors import RenderError, StartupError
 from gpu_render.frame import RenderedFrame
@@ -48,7 +51,7 @@ from gpu_render.renderer import Renderer
 from gpu_render.settings import Settings, default_cache_dir
 from gpu_render.view import View
 from gpu_render.workers import WorkerPool
-from kernels import BackendUnavailable, open_backend
+from kernels import BackendUnavailable, DeviceError, open_backend
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 errors = Console(stderr=True, highlight=False)
@@ -346,6 +349,65 @@ def save(rendered: RenderedFrame, output: Path) -> None:
             np.save(target, rendered.pixels, allow_pickle=False)
     else:
         output.write_bytes(encode_png(rendered.pixels))
+
+
+@app.command()
+def prove(
+    output: Annotated[Path, typer.Option(help="Where the proof table is written.")] = Path("gpu-render-proof.json"),
+    device: Annotated[int, typer.Option(min=0, help="Number of the CUDA device.")] = 0,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer frames: to see whether it works.")] = False,
+) -> None:
+    """Find out which frames this machine's GPU decodes exactly as the CPU does, and from which size on it is faster.
+
+    The service uses the result with GPU_RENDER_PROOF_PATH. Run it again after a change of driver, GPU or packages.
+    """
+    settings = make_settings()
+    if not output.parent.is_dir():
+        fail(f"the folder of {output} does not exist")
+    try:
+        with contextlib.ExitStack() as stack:
+            backend = stack.enter_context(contextlib.closing(open_backend("cuda", device)))
+            if not backend.codec:
+                fail("nvImageCodec cannot be used here: pip install 'gpu-render[cuda12]' or 'gpu-render[cuda13]'", 1)
+            pool = stack.enter_context(contextlib.closing(WorkerPool(settings.workers)))
+            with proof_progress() as show:
+                found = proving.prove(backend, pool, proving.QUICK if quick else proving.FULL, show)
+            proving.save(found, output)
+    except (BackendUnavailable, DeviceError, RenderError) as error:
+        fail(str(error), 1)
+    except OSError as error:
+        fail(f"{output} cannot be written ({error.strerror})", 1)
+    Console().print(proof_table(found))
+    codec = found.rows[0].codec
+    errors.print(f"{len(ProofTable.of(found, codec))} of {len(found.rows)} kinds are for the GPU ({codec})")
+    errors.print(f"Use them with GPU_RENDER_PROOF_PATH={output}")
+    if any(row.unequal or row.shown_damaged for row in found.rows):
+        fail("the GPU's codec differs from the CPU's: those kinds stay on the CPU", 3)
+
+
+@contextlib.contextmanager
+def proof_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """One bar for all kinds."""
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=errors
+    ) as bar:
+        task = bar.add_task("", total=None)
+
+        def show(what: str, done: int, total: int) -> None:
+            bar.update(task, description=what or "done", completed=done, total=total)
+
+        yield show
+
+
+def proof_table(file: ProofFile) -> Table:
+    """A row of text for each kind."""
+    table = Table("kind", "compared", "unequal", "refused", "damaged", "shown", "GPU from", title="Decoding on the GPU")
+    for row in file.rows:
+        least = f"{math.isqrt(row.least_pixels)} x {math.isqrt(row.least_pixels)}" if row.least_pixels else "-"
+        verdict = least if row.proven else "not proven"
+        numbers = (row.compared, row.unequal, row.refused, row.damaged, row.shown_damaged)
+        table.add_row(proving.describe_kind(row.kind), *map(str, numbers), verdict)
+    return table
 
 
 def gpu_table(gpus: list[Gpu]) -> Table:

@@ -37,6 +37,12 @@ class Settings(BaseSettings):
     device_cache_percent: int = Field(
         default=70, ge=0, le=95, description="budget for frames on the device, of its memory that is free at start [%]"
     )
+    gpu_decode: Literal["auto", "off"] = Field(
+        default="auto", description="whether the GPU decodes what is proven of its codec; off: the CPU decodes"
+    )
+    proof_path: Path | None = Field(
+        default=None, description="proof table of gpu-render prove; none: the one that is shipped"
+    )
     queue_capacity: int = Field(default=1024, ge=1, description="jobs that may wait; the next one gets a 503")
     max_batch: int = Field(default=32, ge=1, le=4096, description="frames rendered in one launch")
     max_frame_bytes: int = Field(default=1024 * MIB, ge=1, description="largest decoded frame [byte]")

@@ -1,0 +1,361 @@
+"""Decoding on the device: what is planned, what a proof table says, and how ``prove`` finds codecs that are wrong.
+
+The device is render.cu built for the host; its codec is imagecodecs, right or wrong on purpose.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from gpu_render import prove
+from gpu_render.decode import decode
+from gpu_render.decode.codecs import _no_lost_errors
+from gpu_render.decode.device import check, decode_here, describe, kind_layout, plan, sample_frame
+from gpu_render.decode.proof import Kind, ProofFile, ProofTable, ProvenRow, Row, load_file
+from gpu_render.errors import RenderError, StartupError
+from gpu_render.frame import EncodedFrame
+from gpu_render.workers import WorkerPool
+from kernels import Codestream, DeviceError
+from kernels.packing import unpacked
+from tests.encoded import encode, frames_of, sample
+from tests.gpu_render.test_decode import CODESTREAMS, CORPUS
+from tests.kernels.host import HostBackend
+
+Array = Any
+Codec = Callable[[bytes, Codestream], Array | None]
+SMALL = prove.Plan(((64, 64), (33, 97), (40, 50)), damages=4, sides=(16,))
+
+
+def right(data: bytes, codestream: Codestream) -> Array | None:
+    """The libraries that the CPU uses, without anything that is done around them."""
+    try:
+        with _no_lost_errors():
+            if codestream.codec == "jpeg":
+                values = imagecodecs.jpeg8_decode(data, colorspace="GRAYSCALE", outcolorspace="GRAYSCALE")
+            elif b"\xff\x50" in data[:100]:
+                values = imagecodecs.htj2k_decode(data)
+            else:
+                values = imagecodecs.jpeg2k_decode(data, numthreads=1)
+    except Exception:  # noqa: BLE001 - a codec that refuses says nothing more
+        return None
+    return values.astype(f"{'i' if codestream.signed else 'u'}{1 if codestream.precision <= 8 else 2}")
+
+
+def change(how: Callable[[Array], Array]) -> Codec:
+    """A codec that is wrong in one way."""
+
+    def codec(data: bytes, codestream: Codestream) -> Array | None:
+        values = right(data, codestream)
+        return None if values is None else how(values.copy())
+
+    return codec
+
+
+def last_row_missing(values: Array) -> Array:
+    values[-1] = values[-2]
+    return values
+
+
+def lenient(data: bytes, codestream: Codestream) -> Array | None:
+    """Shows something of what is damaged, as many decoders do."""
+    values = right(data, codestream)
+    if values is not None:
+        return values
+    dtype = f"{'i' if codestream.signed else 'u'}{1 if codestream.precision <= 8 else 2}"
+    return (np.arange(np.prod(codestream.shape)) % 64).astype(dtype).reshape(codestream.shape)
+
+
+WRONG: dict[str, Codec] = {
+    "off by one": change(lambda v: v + 1),
+    "scaled to 16 bits": change(lambda v: v << 2),
+    "the last row is missing": change(last_row_missing),
+    "upside down": change(lambda v: v[::-1]),
+    "one sample": change(lambda v: np.where(np.arange(v.size).reshape(v.shape) == v.size // 2, v ^ 1, v)),
+    "shows what is damaged": lenient,
+}
+KINDS = {prove.describe_kind(kind): kind for kind in prove.kinds()}
+SOME = ("90: 12 bit signed", "90: 8 bit unsigned, colour transform", "201: 12 bit unsigned", "70: 12 bit unsigned")
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[WorkerPool]:
+    with WorkerPool(2) as pool:
+        yield pool
+
+
+def row_of(name: str, codec: Codec, pool: WorkerPool) -> Row:
+    return prove.Prover(HostBackend(codec), pool, SMALL).row(KINDS[name])
+
+
+class Everything(ProofTable):
+    """As if all were proven."""
+
+    def __init__(self, least_pixels: int = 0) -> None:
+        row = ProvenRow.model_construct(kind=KINDS[SOME[0]], least_pixels=least_pixels, sample=None)
+        super().__init__([row])
+        self._any = row
+        self.transfer_syntaxes = frozenset(kind.transfer_syntax_uid for kind in KINDS.values())
+
+    def find(self, kind: Kind) -> ProvenRow:
+        return self._any
+
+
+# -- planning -----------------------------------------------------------------------------------------------------
+
+
+def equal_or_refused(frame: EncodedFrame, backend: HostBackend, pool: WorkerPool) -> bool:
+    """Whether the device shows a frame; if so, as the CPU does."""
+    (found,) = decode_here(backend, [frame])
+    if found is None:
+        return False
+    planned = plan(frame, Everything())
+    assert planned is not None
+    expected = decode(frame, pool)
+    np.testing.assert_array_equal(found, unpacked(expected.samples))
+    assert found.dtype == unpacked(expected.samples).dtype
+    assert planned.layout == expected.layout
+    return True
+
+
+def test_what_the_device_shows_of_every_codestream_is_the_cpus(pool: WorkerPool) -> None:
+    backend = HostBackend(right)
+    shown = {
+        name
+        for name, (uid, data, layout) in CODESTREAMS.items()
+        if equal_or_refused(encode(bytes(data), uid, layout), backend, pool)
+    }
+    assert {"j2k", "jp2", "jpeg-lossless"} <= shown <= {"j2k", "jp2", "jpeg-lossless", "jpeg"}  # HTJ2K has 16 bits
+
+
+def test_what_the_device_shows_of_real_files_is_the_cpus(pool: WorkerPool) -> None:
+    backend = HostBackend(right)
+    names = (
+        "JPEG2000.dcm",
+        "JPEG-LL.dcm",
+        "MR_small_jp2klossless.dcm",
+        "JPGLosslessP14SV1_1s_1f_8b.dcm",
+        "693_J2KR.dcm",
+    )
+    files = [sample(name) for name in names]
+    files += sorted(CORPUS.rglob("*.dcm"))[:400] if CORPUS.exists() else []
+    shown = 0
+    for path in files:
+        try:
+            frame = next(frames_of(path))
+        except Exception:  # noqa: BLE001 - files that cannot be read are other tests' matter
+            continue
+        if describe(frame) is None:
+            continue
+        try:
+            decode(frame, pool)
+        except RenderError:
+            assert decode_here(backend, [frame]) == [None]
+            continue
+        shown += equal_or_refused(frame, backend, pool)
+    assert shown >= 3
+
+
+def test_what_is_unusual_is_the_cpus(pool: WorkerPool) -> None:
+    kind = KINDS["90: 12 bit unsigned"]
+    values = next(prove.contents((40, 50), 0, 4095, 3))
+    layout = kind_layout(kind, 40, 50)
+    data = prove.encode(kind, values, 0)
+    frame = encode(data, kind.transfer_syntax_uid, layout)
+    assert describe(frame) is not None
+    for odd in (
+        replace(layout, rows=41),
+        replace(layout, high_bit=15, bits_stored=12),
+        replace(layout, bits_allocated=32),
+        replace(layout, samples_per_pixel=3),
+        replace(layout, bits_allocated=8, bits_stored=8, high_bit=7),
+    ):
+        assert describe(replace(frame, layout=odd)) is None
+    assert describe(replace(frame, data=data[:200])) is None  # parsed as far as it goes: it has no end
+    assert describe(replace(frame, data=b"")) is None
+    assert describe(replace(frame, transfer_syntax_uid="1.2.840.10008.1.2.4.91")) is None  # may be lossy: clamped
+    assert describe(replace(frame, transfer_syntax_uid="1.2.840.10008.1.2.4.80")) is None
+    colour = imagecodecs.jpeg8_encode(np.zeros((16, 16, 3), np.uint8) + 9, level=90)
+    rgb = kind_layout(KINDS["90: 8 bit unsigned, colour"], 16, 16)
+    assert describe(encode(bytes(colour), "1.2.840.10008.1.2.4.50", rgb)) is None
+
+
+def test_small_frames_and_unproven_kinds_are_the_cpus() -> None:
+    kind = KINDS["201: 12 bit unsigned"]
+    frame = encode(
+        prove.encode(kind, next(prove.contents((40, 50), 0, 4095, 3)), 0),
+        kind.transfer_syntax_uid,
+        kind_layout(kind, 40, 50),
+    )
+    assert plan(frame, Everything(2000)) is not None
+    assert plan(frame, Everything(2001)) is None
+    assert plan(frame, ProofTable()) is None
+    planned = plan(frame, Everything())
+    assert planned is not None
+    assert (planned.decoder, planned.kind) == ("nvimgcodec-jpeg2000", kind)
+
+
+def test_values_beyond_the_declared_range_are_not_shown(pool: WorkerPool) -> None:
+    kind = KINDS["201: 12 bit unsigned"]
+    beyond = next(prove.contents((40, 50), 0, 4095, 3)) + 100
+    frame = encode(prove.encode(kind, beyond, 0), kind.transfer_syntax_uid, kind_layout(kind, 40, 50))
+    assert describe(frame) is not None
+    assert decode_here(HostBackend(right), [frame]) == [None]
+    with pytest.raises(RenderError):
+        decode(frame, pool)
+
+
+# -- proving ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_a_codec_that_is_right_is_proven(name: str, pool: WorkerPool) -> None:
+    row = row_of(name, right, pool)
+    assert (row.unequal, row.largest_difference, row.shown_damaged, row.unlike_damaged) == (0, 0, 0, 0)
+    assert row.compared == 15
+    assert row.refused <= 6
+    assert row.damaged >= 20
+    assert row.codec == "test codec 1"
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("name", SOME)
+def test_a_codec_that_is_wrong_is_found_out(name: str, wrong: str, pool: WorkerPool) -> None:
+    row = row_of(name, WRONG[wrong], pool)
+    if wrong == "shows what is damaged" and name.startswith("70"):
+        assert row.shown_damaged == 0  # JPEG has witnesses: what they contradict is not shown in the first place
+        return
+    assert not row.proven
+    assert row.least_pixels is None
+    assert row.unequal or row.shown_damaged or row.refused == row.compared
+
+
+def test_a_codec_that_answers_for_another_frame_is_found_out(pool: WorkerPool) -> None:
+    seen: list[Array] = []
+
+    def late(data: bytes, codestream: Codestream) -> Array | None:
+        values = right(data, codestream)
+        if values is not None:
+            seen.append(values)
+        return seen[-2] if len(seen) > 1 and seen[-2].shape == seen[-1].shape else values
+
+    assert row_of(SOME[0], late, pool).unequal > 0
+
+
+# -- the table ----------------------------------------------------------------------------------------------------
+
+
+def proven_file(name: str, decoder: Codec, pool: WorkerPool, **changes: Any) -> ProofFile:
+    """A file with one row that is good enough, but for ``changes``."""
+    enough = {"compared": 50, "refused": 0, "damaged": 50, "least_pixels": 100}
+    row = row_of(name, decoder, pool).model_copy(update={**enough, **changes})
+    return ProofFile(format=1, rows=(row,))
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_a_table_is_written_read_and_checked_at_start(name: str, pool: WorkerPool, tmp_path: Path) -> None:
+    prove.save(proven_file(name, right, pool), tmp_path / "proof.json")
+    file = load_file(tmp_path / "proof.json")
+    assert file == proven_file(name, right, pool)
+    table = check(HostBackend(right), file)
+    assert len(table) == 1
+    assert table.find(KINDS[name]) is not None
+    frame = sample_frame(next(iter(table)))
+    assert plan(frame, table) is not None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"unequal": 1},
+        {"largest_difference": 1},
+        {"shown_damaged": 1},
+        {"least_pixels": None},
+        {"compared": 14},
+        {"refused": 40},
+        {"damaged": 19},
+        {"codec": "another version"},
+    ],
+)
+def test_a_row_that_is_not_good_enough_is_not_used(changes: dict[str, Any], pool: WorkerPool) -> None:
+    assert not check(HostBackend(right), proven_file(SOME[2], right, pool, **changes))
+
+
+@pytest.mark.parametrize("wrong", ["off by one", "the last row is missing", "upside down", "one sample"])
+def test_a_row_that_does_not_hold_any_more_is_not_used(
+    wrong: str, pool: WorkerPool, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.ERROR, "gpu_render"):
+        assert not check(HostBackend(WRONG[wrong]), proven_file(SOME[2], right, pool))
+    assert "do not hold" in caplog.text
+
+
+def test_a_device_that_fails_at_start_leaves_decoding_to_the_cpu(
+    pool: WorkerPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = HostBackend(right)
+
+    def fail(codestreams: object) -> None:
+        raise DeviceError("CUDA error 700", lost=True)
+
+    monkeypatch.setattr(backend, "decode", fail)
+    assert not check(backend, proven_file(SOME[2], right, pool))
+
+
+def test_without_a_codec_nothing_is_decoded_there(pool: WorkerPool) -> None:
+    assert not check(HostBackend(), proven_file(SOME[2], right, pool))
+
+
+def test_the_shipped_table_claims_nothing_that_was_not_measured() -> None:
+    file = load_file(None)
+    assert all(row.codec and row.proven for row in file.rows)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{}", '{"format": 2, "rows": []}', '{"format": 1, "rows": [{}]}', '{"format": 1, "rows": [], "more": 1}'],
+)
+def test_a_file_that_is_none_is_refused_with_what_to_do(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "proof.json"
+    path.write_text(text)
+    with pytest.raises(StartupError, match="gpu-render prove"):
+        load_file(path)
+    with pytest.raises(StartupError, match="cannot be read"):
+        load_file(tmp_path / "absent.json")
+
+
+def test_the_file_holds_no_more_than_it_says(pool: WorkerPool, tmp_path: Path) -> None:
+    prove.save(proven_file(SOME[0], right, pool), tmp_path / "proof.json")
+    content = json.loads((tmp_path / "proof.json").read_text())
+    content["rows"][0]["compared"] = -1
+    with pytest.raises(ValidationError):
+        ProofFile.model_validate(content)
+    assert [path.name for path in tmp_path.iterdir()] == ["proof.json"]
+
+
+def test_all_kinds_can_be_encoded_and_decoded(pool: WorkerPool) -> None:
+    for kind in KINDS.values():
+        layout = kind_layout(kind, 30, 41)
+        values = list(prove.contents(layout.shape, *layout.stored_range, 5))[1]
+        frame = encode(prove.encode(kind, values, 0), kind.transfer_syntax_uid, layout)
+        found = describe(frame)
+        assert found is not None
+        assert found.kind == kind
+        decoded = unpacked(decode(frame, pool).samples)
+        if kind.reversible:
+            np.testing.assert_array_equal(decoded, values)
+
+
+def test_prove_says_how_far_it_is(pool: WorkerPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prove, "kinds", lambda: [KINDS[SOME[2]], KINDS[SOME[3]]])
+    steps: list[tuple[str, int, int]] = []
+    file = prove.prove(HostBackend(right), pool, SMALL, lambda *step: steps.append(step))
+    assert [row.kind for row in file.rows] == [KINDS[SOME[2]], KINDS[SOME[3]]]
+    assert steps == [(SOME[2], 0, 2), (SOME[3], 1, 2), ("", 2, 2)]
