@@ -15,11 +15,17 @@ import numpy as np
 import pydicom
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
+from api import cli
 from api.cli import check_host, gpu_table, is_loopback
+from gpu_render import prove
 from gpu_render.archive.index import Index
+from gpu_render.decode.proof import load_file
 from gpu_render.gpus import Gpu
 from tests.encoded import sample
+from tests.gpu_render.test_proof import WRONG, Codec, right
+from tests.kernels.host import HostBackend
 
 GPU_RENDER = [sys.executable, "-m", "api.cli"]
 LIMIT_S = 60
@@ -78,6 +84,8 @@ def test_render_writes_npy_and_png(tmp_path: Path) -> None:
         (("render", __file__), 1, "not a DICOM file"),
         (("render", "/nowhere/x.dcm"), 1, "no such file"),
         (("render", "CT", "--backend", "cuda"), 1, "gpu-render[cuda12]"),
+        (("prove",), 1, "gpu-render[cuda12]"),
+        (("prove", "--output", "nowhere/proof.json"), 2, "does not exist"),
         (("serve", "/nowhere"), 2, "is not a folder"),
         (("serve", ".", "--host", "0.0.0.0"), 2, "--allow-anonymous"),
         (("serve", ".", "--host", "192.168.1.2"), 2, "no access control"),
@@ -87,12 +95,29 @@ def test_render_writes_npy_and_png(tmp_path: Path) -> None:
     ],
 )
 def test_errors_say_what_to_do(tmp_path: Path, arguments: tuple[str, ...], code: int, text: str) -> None:
-    if "cuda" in arguments and has_cuda():
+    if {"cuda", "prove"} & set(arguments) and has_cuda():
         pytest.skip("this machine has a CUDA device")
     done = run(*(str(sample("CT_small.dcm")) if word == "CT" else word for word in arguments), cwd=tmp_path)
     assert done.returncode == code
     assert text in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("decoder", "code"), [(right, 0), (WRONG["off by one"], 3), (None, 1)])
+def test_prove_writes_a_table_and_says_what_it_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoder: Codec | None, code: int
+) -> None:
+    kinds = [kind for kind in prove.kinds() if kind.transfer_syntax_uid.endswith(".201")][:2]
+    monkeypatch.setattr(prove, "kinds", lambda: kinds)
+    monkeypatch.setattr(cli, "open_backend", lambda *_: HostBackend(decoder))
+    path = tmp_path / "proof.json"
+    done = CliRunner(env={"COLUMNS": "200"}).invoke(cli.app, ["prove", "--quick", "--output", str(path)])
+    assert done.exit_code == code, done.output
+    assert path.exists() is (decoder is not None)
+    if decoder is not None:
+        assert [row.kind for row in load_file(path).rows] == kinds
+        assert "201: 8 bit unsigned" in done.output
+        assert ("not proven" in done.output) is (code == 3)
 
 
 @pytest.mark.parametrize(("name", "value"), [("WORKERS", "none"), ("CACHE_BYTES", "-1"), ("ALLOWED_HOSTS", "a,b")])
