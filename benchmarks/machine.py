@@ -5,7 +5,7 @@ import os
 import platform
 import re
 import subprocess
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pynvml
@@ -22,6 +22,7 @@ LIBRARIES = (
     "starlette",
     "uvicorn",
 )
+OF_THE_GPU = ("cupy-cuda12x", "cupy-cuda13x", "nvidia-nvimgcodec-cu12", "nvidia-nvimgcodec-cu13")
 
 
 def describe() -> Machine:
@@ -32,7 +33,7 @@ def describe() -> Machine:
         memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         system=f"{_distribution()}, Linux {'.'.join(platform.release().split('.')[:2])}, {platform.machine()}",
         python=f"{platform.python_implementation()} {platform.python_version()}",
-        libraries={name: version(name) for name in LIBRARIES},
+        libraries={name: version(name) for name in LIBRARIES} | _of_the_gpu(),
         gpus=_gpus(),
     )
 
@@ -46,6 +47,14 @@ def revision() -> str:
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return commit.strip() + ("+" if changes.strip() else "")
+
+
+def _of_the_gpu() -> dict[str, str]:
+    found = {}
+    for name in OF_THE_GPU:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def _cpu() -> str:

@@ -23,6 +23,7 @@ class Summary(_Record):
     median_ms: float
     q1_ms: float
     q3_ms: float
+    p95_ms: float | None = Field(default=None, description="absent from results of before it was written down")
     p99_ms: float
     min_ms: float
     max_ms: float
@@ -65,6 +66,56 @@ class Object(_Record):
     reads: tuple[Read, ...]
 
 
+class Kernel(_Record):
+    """One batch that is on the device already: its kernel alone, beside a copy that moves as many bytes."""
+
+    name: str
+    frames: int = Field(ge=1)
+    bytes_read: int = Field(description="of samples, each once: what the kernel cannot do without")
+    bytes_written: int
+    cache_bytes: int = Field(description="of the device's L2")
+    kernel: Summary = Field(description="by CUDA events around the kernel")
+    copied: Summary = Field(description="a copy from the device to itself: half as many bytes, read and written")
+    target_percent: float | None = Field(default=None, description="of the copy's bandwidth, where one was promised")
+
+    @property
+    def nbytes(self) -> int:
+        """All that crosses to and from the device's memory."""
+        return self.bytes_read + self.bytes_written
+
+    @property
+    def percent_of_copy(self) -> float:
+        """Bandwidth in percent of the copy's, both by their medians."""
+        return 100 * self.copied.median_ms / self.kernel.median_ms
+
+
+class Throughput(_Record):
+    """Several passes over the same slices by one path: this service, another library, or the kernel alone."""
+
+    group: str = Field(description="what the slices are stored as")
+    request: str = Field(description="series, first frame, window drag, or several series at once")
+    path: str = Field(description="what rendered")
+    state: str = Field(description="cold: nothing is kept; warm: the samples are where they are rendered")
+    slices: int = Field(ge=1, description="of a pass")
+    in_flight: int = Field(ge=1, description="most slices that are waited for at a time")
+    per_slice: Summary = Field(description="time of a pass over its slices, one value a pass")
+    answer: Summary | None = Field(description="from asking for a slice to its picture; none where a pass is one call")
+    decoder: str = Field(description="who decoded; empty in warm passes")
+    uploads: int = Field(default=0, description="frames to the device, of all passes; so the following two")
+    downloads: int = Field(default=0, description="batches from the device")
+    launches: int = 0
+
+    @property
+    def slices_per_s(self) -> float:
+        """By the median pass."""
+        return 1000 / self.per_slice.median_ms
+
+    @property
+    def frames_a_launch(self) -> float | None:
+        """None where nothing was launched on a device."""
+        return self.slices * self.per_slice.n / self.launches if self.launches else None
+
+
 class Gpu(_Record):
     name: str
     memory_bytes: int
@@ -100,21 +151,35 @@ class Run(_Record):
     backend: str = Field(description="what rendered, as X-Render-Backend said")
     machine: Machine
     load_average: tuple[float, float] = Field(description="of one minute, before and after the run")
-    startup_s: float = Field(description="from starting the process to the first answer of /health/ready")
+    device: str = Field(default="", description="the backend's own words, where a benchmark opened it itself")
+    startup_s: float = Field(
+        description="from starting the process to the first answer of /health/ready, or to open the backend"
+    )
     target_s: float = 2.0
     alarm_s: float = 5.0
-    ruler_ms: float = Field(description="median of an application that only copies 512 KiB and answers them")
+    ruler_ms: float = Field(description="median of an application that only copies 512 KiB and answers them; 0: none")
     notes: tuple[str, ...]
     cases: tuple[Case, ...]
     objects: tuple[Object, ...] = Field(default=(), description="objects of very many frames, where they are measured")
+    kernels: tuple[Kernel, ...] = Field(default=(), description="kernels beside copies, where they are measured")
+    throughputs: tuple[Throughput, ...] = Field(default=(), description="many slices, where they are measured")
 
 
 def summarize(durations_ms: Sequence[float]) -> Summary:
-    """Median, quartiles, 99th percentile and range. Raises ValueError for an empty sample."""
+    """Median, quartiles, 95th and 99th percentile and range. Raises ValueError for an empty sample."""
     if not durations_ms:
         raise ValueError("no durations to summarize")
-    low, q1, median, q3, p99, high = np.percentile(durations_ms, [0, 25, 50, 75, 99, 100]).tolist()
-    return Summary(n=len(durations_ms), median_ms=median, q1_ms=q1, q3_ms=q3, p99_ms=p99, min_ms=low, max_ms=high)
+    low, q1, median, q3, p95, p99, high = np.percentile(durations_ms, [0, 25, 50, 75, 95, 99, 100]).tolist()
+    return Summary(
+        n=len(durations_ms),
+        median_ms=median,
+        q1_ms=q1,
+        q3_ms=q3,
+        p95_ms=p95,
+        p99_ms=p99,
+        min_ms=low,
+        max_ms=high,
+    )
 
 
 def schema_text() -> str:
