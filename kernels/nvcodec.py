@@ -5,18 +5,21 @@ What matters of the library (0.9, and its published source up to 0.8):
 - Samples come as the codestream has them only with ``allow_any_depth``; without, they are scaled to 8 bits. Each image
   says its precision, which is compared with the codestream's, as another one would mean that samples were scaled.
 - Three components of JPEG come as something else: all are taken for YCbCr, whatever the Adobe marker says, and turned
-  into RGB. So only one component of JPEG is decoded. Three of JPEG 2000 come as they are unless a JP2 header says sYCC.
+  into RGB. So only one component of JPEG is decoded. Three of JPEG 2000 come as they are, without a JP2 header's sYCC.
 - A decoder for the hardware JPEG engine would get a share of each batch, so that a frame's values could depend on its
   neighbours. It is left out; so are the CPU's decoders, which this project chooses elsewhere; so is the choice between
   two ways of Huffman decoding by the picture's size.
 - Memory is allocated and freed in the order of the stream that is handed in, and what the library queues on streams of
   its own is ordered before what that stream does next.
 - Memory that cannot be freed, since the device is lost, ends the process: the library throws where nothing may. See
-  ``abandon``.
+  ``abandon``. It frees images that it could not decode by itself: where it finds the device lost, nothing helps.
+- Its parser of JPEG 2000 divides by what the codestream says, and a division by 0 ends the process. So what it is given
+  is looked at before; and it is given no JP2, nor any other of the many formats that it would recognise.
 """
 
 import ctypes
 import os
+import struct
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,6 +36,7 @@ OPTIONS = f"nvjpeg_cuda_decoder:hybrid_huffman_threshold={1 << 62}"
 _INSTALL = "install it with pip install 'gpu-render[cuda12]' or 'gpu-render[cuda13]', as the driver's CUDA version says"
 _DTYPES = frozenset(np.dtype(name) for name in ("u1", "i1", "<u2", "<i2"))
 _CHANNELS = {"jpeg": (1,), "jpeg2k": (1, 3)}
+_FACTORS = struct.Struct(">II8xH")  # of SIZ, which is the first segment: tile width and height; number of components
 _WHEELS = ("nvidia-nvimgcodec-cu{}", "nvidia-nvjpeg-cu{}", "nvidia-nvjpeg", "nvidia-nvjpeg2k-cu{}")
 
 
@@ -104,9 +108,9 @@ class NvCodec:
         of the library. The caller waits for the stream before it calls again, whether this returns or raises."""
         if self._decoder is None:
             raise RuntimeError("the codec is closed")
-        self._kept.clear()
         streams = [self._stream(data) for data in codestreams]
         readable = [stream for stream in streams if stream is not None]
+        self._kept = [_Held(None, readable)]
         images = self._decode(readable, stream_ptr)
         self._kept = [_Held(image, s) for image, s in zip(images, readable, strict=True) if image is not None]
         self._live.update(self._kept)
@@ -129,11 +133,13 @@ class NvCodec:
 
     def _stream(self, data: bytes) -> Any | None:
         """The library's view of a codestream; None for one that it cannot read or would not leave as it is."""
+        if not _harmless(data):
+            return None
         try:
             stream = self._nv.CodeStream(data)
             known = stream.num_channels in _CHANNELS.get(stream.codec_name, ())
             coloured = stream.num_channels > 1 and stream.color_spec not in self._colours
-        except RuntimeError:
+        except (RuntimeError, ValueError, MemoryError):
             return None
         return stream if known and not coloured else None
 
@@ -176,6 +182,17 @@ def _import() -> ModuleType:
         raise CodecUnavailable(f"nvImageCodec cannot be imported: {_INSTALL}") from error
     module: ModuleType = nvimgcodec
     return module
+
+
+def _harmless(data: bytes) -> bool:
+    """Whether the library may parse a codestream: JPEG, or raw JPEG 2000 by whose tiles and factors one can divide."""
+    if not data.startswith(b"\xff\x4f\xff\x51") or len(data) < 51:
+        return data.startswith(b"\xff\xd8\xff")
+    *tile, components = _FACTORS.unpack_from(data, 24)
+    if components not in _CHANNELS["jpeg2k"] or not all(0 < size < 1 << 31 for size in tile):
+        return False
+    end = 42 + 3 * components  # of its bit depths and its two subsampling factors
+    return set(data[43:end:3] + data[44:end:3]) == {1}
 
 
 def _version(nv: ModuleType, *, needed: bool) -> str:
