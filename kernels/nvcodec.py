@@ -148,7 +148,7 @@ class NvCodec:
             return []
         images = list(self._decoder.decode(streams, params=self._params, cuda_stream=stream_ptr))
         if len(images) != len(streams):
-            self._kept = [_Held(image, streams) for image in images]
+            self._kept = [_Held(images, streams)]
             self._live.update(self._kept)
             raise RuntimeError("nvImageCodec did not answer for each codestream")
         return images
