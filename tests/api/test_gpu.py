@@ -8,22 +8,36 @@ import contextlib
 import logging
 import re
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
 from api.app import create_app
+from gpu_render import prove
+from gpu_render.decode.codestream import Jpeg2000Header, parse_jpeg, parse_jpeg2000
+from gpu_render.decode.device import describe
+from gpu_render.decode.proof import ProofFile
+from gpu_render.frame import EncodedFrame
 from gpu_render.settings import Settings
-from kernels import BackendUnavailable, cuda
+from gpu_render.workers import WorkerPool
+from kernels import BackendUnavailable, Codestream, cuda
+from kernels.cuda import CudaBackend
 from tests.api.conftest import wait_for_scan
+from tests.encoded import frames_of
+from tests.gpu_render.test_proof import right
 from tests.kernels import host
 from tests.kernels.fake_cupy import CUDARuntimeError, FakeDevice, OutOfMemoryError
+from tests.kernels.test_cuda import FakeCodec
 
 ORIGIN = "http://127.0.0.1"
 STAGES = ("?stage=stored", "?stage=modality", "", "?window=40,400", "?viewport=64,64")
-HEADERS = ("X-Array-Shape", "X-Array-Dtype", "X-Array-Stage", "X-Window", "X-Decode-Backend", "ETag")
+HEADERS = {"X-Array-Shape", "X-Array-Dtype", "X-Array-Stage", "X-Window", "X-Decode-Backend", "ETag"}
 FRAMES_A_FILE = 2
 
 
@@ -38,9 +52,10 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeDevice:
 
 
 @contextlib.contextmanager
-def serving(samples: Path, fake: FakeDevice) -> Iterator[TestClient]:
+def serving(samples: Path, fake: FakeDevice, **settings: Any) -> Iterator[TestClient]:
     """The service on the fake device, scanned."""
-    with TestClient(create_app(Settings(roots=(samples,), backend="cuda", workers=2)), ORIGIN) as running:
+    app = create_app(Settings(roots=(samples,), backend="cuda", workers=2, **settings))
+    with TestClient(app, ORIGIN) as running:
         wait_for_scan(running)
         yield running
     assert fake.wrong == []
@@ -57,8 +72,10 @@ def figures(client: TestClient) -> dict[str, float]:
     return {name: float(value) for name, value in found}
 
 
-def assert_same(client: TestClient, gpu: TestClient, urls: list[str], backends: set[str]) -> int:
-    """That both answer alike, errors too; how many pictures the device's service gave."""
+def assert_same(
+    client: TestClient, gpu: TestClient, urls: list[str], backends: set[str], but: Collection[str] = ()
+) -> int:
+    """That both answer alike, errors too, ``but`` for some headers; how many pictures the device's service gave."""
     pictures = 0
     for url in urls:
         for query in STAGES:
@@ -71,14 +88,7 @@ def assert_same(client: TestClient, gpu: TestClient, urls: list[str], backends: 
             if found.status_code == 200:
                 pictures += 1
                 assert found.headers["X-Render-Backend"] in backends
-                for header in (
-                    "X-Array-Shape",
-                    "X-Array-Dtype",
-                    "X-Array-Stage",
-                    "X-Window",
-                    "X-Decode-Backend",
-                    "ETag",
-                ):
+                for header in HEADERS - set(but):
                     assert found.headers.get(header) == expected.headers.get(header)
     return pictures
 
@@ -162,3 +172,85 @@ def test_without_a_device_auto_takes_the_cpu_and_says_so_once_and_cuda_refuses_t
     refusing = TestClient(create_app(Settings(roots=(samples,), backend="cuda", workers=1)), ORIGIN)
     with pytest.raises(BackendUnavailable, match="nvidia-smi"), refusing:
         pass
+
+
+# -- decoding on the device ---------------------------------------------------------------------------------------
+
+
+class Images(dict[bytes, Any]):
+    """What the libraries of the CPU make of any codestream."""
+
+    def __missing__(self, data: bytes) -> Any:
+        codec = "jpeg" if data[:2] == b"\xff\xd8" else "jpeg2000"
+        declared = parse_jpeg2000(data) if codec == "jpeg2000" else parse_jpeg(data)
+        signed = isinstance(declared, Jpeg2000Header) and declared.signed
+        return right(data, Codestream(data, codec, (), np.dtype("u1"), declared.precision, signed, 0, 0, 0))
+
+
+@pytest.fixture
+def decoding(fake: FakeDevice, monkeypatch: pytest.MonkeyPatch) -> FakeDevice:
+    """The device with a codec."""
+
+    def codec(device: int) -> FakeCodec:
+        made = FakeCodec(fake)
+        made.images = Images()
+        return made
+
+    monkeypatch.setattr(cuda, "NvCodec", codec)
+    return fake
+
+
+@pytest.fixture
+def proven(samples: Path, decoding: FakeDevice, tmp_path: Path) -> Path:
+    """A table that proves every kind that occurs in the samples, of any size."""
+    plan = prove.Plan(((40, 50), (33, 97)), damages=2, sides=())
+    frames = [frame for path in sorted(samples.rglob("*.dcm")) for frame in first_frames(path)]
+    kinds = {found.kind for frame in frames if (found := describe(frame)) is not None}
+    enough = {"compared": 50, "refused": 0, "damaged": 50, "least_pixels": 1}
+    with contextlib.closing(CudaBackend()) as backend, WorkerPool(2) as pool:
+        rows = [prove.Prover(backend, pool, plan).row(kind).model_copy(update=enough) for kind in kinds]
+    assert all(row.proven for row in rows)
+    prove.save(ProofFile(format=1, rows=tuple(rows)), tmp_path / "proof.json")
+    return tmp_path / "proof.json"
+
+
+def first_frames(path: Path) -> list[EncodedFrame]:
+    """The first frame of a file that can be read."""
+    try:
+        return list(islice(frames_of(path), 1))
+    except Exception:  # noqa: BLE001 - many samples are broken on purpose
+        return []
+
+
+def decoders(client: TestClient, urls: list[str]) -> Counter[str]:
+    """How often each decoder was told."""
+    answers = [client.get(url) for url in urls]
+    return Counter(answer.headers["X-Decode-Backend"] for answer in answers if answer.status_code == 200)
+
+
+def test_what_the_device_decodes_is_the_cpus_byte_for_byte_and_is_never_uploaded(
+    client: TestClient, samples: Path, frame_urls: dict[str, list[str]], decoding: FakeDevice, proven: Path
+) -> None:
+    urls = some(frame_urls)
+    with serving(samples, decoding, proof_path=proven) as gpu:
+        assert_same(client, gpu, urls, {"cuda", "none"}, but={"X-Decode-Backend"})
+        used, found = decoders(gpu, urls), figures(gpu)
+        assert gpu.get("/health/ready").json()["status"] == "ready"
+    by_device = sum(count for name, count in used.items() if name.startswith("nvimgcodec-"))
+    assert by_device >= 4
+    assert {"nvimgcodec-jpeg2000", "nvimgcodec-jpeg"} <= set(used)
+    assert found["decoded_on_device_total"] >= by_device
+    assert found["uploads_total"] + by_device <= len(urls) + 2
+    with serving(samples, decoding, proof_path=proven, gpu_decode="off") as gpu:
+        assert not [name for name in decoders(gpu, urls[:20]) if name.startswith("nvimgcodec-")]
+
+
+def test_frames_that_only_a_lost_device_had_are_read_again(
+    client: TestClient, samples: Path, frame_urls: dict[str, list[str]], decoding: FakeDevice, proven: Path
+) -> None:
+    with serving(samples, decoding, proof_path=proven) as gpu:
+        urls = [url for url in some(frame_urls) if "nvimgcodec" in gpu.get(url).headers.get("X-Decode-Backend", "")]
+        assert len(urls) >= 4
+        decoding.fail("work", CUDARuntimeError(700))
+        assert_same(client, gpu, urls, {"cpu", "none"})  # and the CPU's decoders are told
+        assert gpu.get("/health/ready").json()["recycle"] is True
