@@ -238,7 +238,7 @@ def test_what_the_device_decodes_is_the_cpus_byte_for_byte_and_is_never_uploaded
         assert gpu.get("/health/ready").json()["status"] == "ready"
     by_device = sum(count for name, count in used.items() if name.startswith("nvimgcodec-"))
     assert by_device >= 4
-    assert {"nvimgcodec-jpeg2000", "nvimgcodec-jpeg"} <= set(used)
+    assert used["nvimgcodec-jpeg2000"] >= 4
     assert found["decoded_on_device_total"] >= by_device
     assert found["uploads_total"] + by_device <= len(urls) + 2
     with serving(samples, decoding, proof_path=proven, gpu_decode="off") as gpu:
