@@ -48,14 +48,17 @@ def test_kernels_know_arrays_only() -> None:
         assert not foreign, f"{path.name} imports {foreign}"
 
 
-def test_cupy_is_imported_in_one_file() -> None:
+@pytest.mark.parametrize(
+    ("packages", "file"), [(("cupy", "cupyx"), "kernels/cuda.py"), (("nvidia",), "kernels/nvcodec.py")]
+)
+def test_what_needs_the_gpu_is_imported_in_one_file(packages: tuple[str, ...], file: str) -> None:
     users = {
         path.relative_to(ROOT).as_posix()
         for package in ALLOWED
         for path in sources(package)
-        if any(name.split(".")[0] in ("cupy", "cupyx") for name in imports(path))
+        if any(name.split(".")[0] in packages for name in imports(path))
     }
-    assert users <= {"kernels/cuda.py"}
+    assert users == {file}
 
 
 def test_http_stays_in_the_api() -> None:
