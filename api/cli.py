@@ -41,7 +41,7 @@ from gpu_render import prove as proving
 from gpu_render.archive.file import FileArchive
 from gpu_render.archive.folder import shared_index
 from gpu_render.decode import DECODERS, codec_versions
-from gpu_render.decode.proof import ProofFile, ProofTable
+from gpu_render.decode.proof import ProofFile, ProofTable, load_file
 from gpu_render.demo import prepare_demo
 from gpu_render.errors import RenderError, StartupError
 from gpu_render.frame import RenderedFrame
@@ -442,8 +442,10 @@ def info(backend: BackendOption = BackendChoice.AUTO) -> None:
     """Say what this installation renders and decodes with."""
     try:
         with contextlib.closing(open_backend(backend.value)) as device:
-            rows = [("backend", device.name), ("device", device.description)]
-    except BackendUnavailable as error:
+            proven = len(ProofTable.of(load_file(make_settings().proof_path), device.codec))
+            decodes = f"{device.codec}; {proven} kinds of codestreams are proven" if device.codec else "nothing"
+            rows = [("backend", device.name), ("device", device.description), ("device decodes with", decodes)]
+    except (BackendUnavailable, StartupError) as error:
         fail(str(error), 1)
     gpus = read_gpus()
     if not gpus:
