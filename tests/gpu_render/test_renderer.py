@@ -9,6 +9,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from gpu_render import prove
 from gpu_render.archive import ArchiveStatus, FrameRecord, ImageRecord, SeriesManifest, StudyRecord
 from gpu_render.decode.device import DevicePlan
 from gpu_render.decode.proof import ProofTable
@@ -276,7 +277,7 @@ class Decoding:
         self.plans += 1
         layout = encoded.layout
         codestream = Codestream(bytes(encoded.data), "jpeg2000", layout.shape, layout.dtype, 16, False, 0, 0, 65535)
-        return DevicePlan(codestream, layout, "test-codec")
+        return DevicePlan(codestream, layout, "test-codec", next(iter(prove.kinds())))
 
     @staticmethod
     def decoder(codestream: Codestream) -> Any:
