@@ -381,6 +381,14 @@ class CudaBackend:
         self, codec: NvCodec, codestreams: Sequence[Codestream], records: Sequence[np.void]
     ) -> list[Decoded | None]:
         images = self._images(codec, codestreams)
+        try:
+            return self._take(codestreams, records, images)
+        finally:
+            self._wipe([image for each in images for image in each if image is not None])
+
+    def _take(
+        self, codestreams: Sequence[Codestream], records: Sequence[np.void], images: Sequence[list[CodecImage | None]]
+    ) -> list[Decoded | None]:
         usable = [_as_declared(c, each) for c, each in zip(codestreams, images, strict=True)]
         good = [(i, each) for i, each in enumerate(usable) if each]
         pixels = [self._pixels(codestreams[i].shape, codestreams[i].dtype) for i, _ in good]
@@ -404,6 +412,15 @@ class CudaBackend:
             raise DeviceError("the codec did not answer for each codestream", lost=False)
         rest = iter(images)
         return [[next(rest) for _ in (c, *c.witnesses)] for c in codestreams]
+
+    def _wipe(self, images: Sequence[CodecImage]) -> None:
+        """Zero what the codec left, and wait for that. Its memory is given out again as it is: a frame that it does not
+        write, though it says so, would be the picture of another patient. Now it is constant, which is refused."""
+        for image in images:
+            rows, columns, samples = image.shape
+            nbytes = (rows - 1) * image.row_stride + columns * samples * image.dtype.itemsize
+            self._cupy.cuda.runtime.memsetAsync(image.address, 0, nbytes, self._compute.ptr)
+        self._compute.synchronize()
 
     def _adopt(
         self, records: Sequence[np.void], images: Sequence[Sequence[CodecImage]], pixels: Sequence[DevicePixels]

@@ -306,6 +306,17 @@ class FakeDevice:
 
         self.queue(on, copy, blocks=blocks)
 
+    def memset_async(self, to: int, value: int, nbytes: int, stream: int) -> None:
+        """As CuPy's."""
+        self.call("wipe")
+        (on,) = (s for s in self.streams if s.ptr == stream)
+        block = self.block(to, nbytes)
+
+        def fill() -> None:
+            ctypes.memset(to, value, nbytes)
+
+        self.queue(on, fill, blocks=(block,))
+
     def launch(self, name: str, grid: tuple[int, ...], block: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
         """Queue a kernel on the current stream, as CuPy does."""
         self.call(name)
@@ -386,6 +397,7 @@ class FakeDevice:
             memcpyDeviceToHost=2,
             memcpyDeviceToDevice=3,
             memcpyAsync=self.memcpy_async,
+            memsetAsync=self.memset_async,
         )
         pool = SimpleNamespace(free_bytes=lambda: 4096, free_all_blocks=lambda: self.call("trim"))
         vars(fake).update(

@@ -678,6 +678,23 @@ def test_images_live_until_they_are_adopted(
     assert fake.alive <= start
 
 
+@pytest.mark.parametrize("failing", [False, True])
+def test_no_picture_stays_in_the_codecs_memory(fake: FakeDevice, codec: FakeCodec, failing: bool) -> None:
+    """Neither of adopted images, nor of those that are not as declared, nor of any when adopting fails."""
+    backend, kept = opened(fake), list[CodecImage | None]()
+    codec.gap = 0
+    codec.answers = lambda images: (kept.extend(images), images)[1]  # type: ignore[func-returns-value]
+    batch = [coded(codec, "image", IMAGE), coded(codec, "bad", ramp("u1", 7, 7))]
+    codec.images[b"bad"] = ramp("<i2", 7, 7)
+    if failing:
+        fake.fail("alloc", fake_cupy.OutOfMemoryError(), 3)  # the first two are the codec's
+    assert (failure(lambda: backend.decode(batch)) is not None) is failing
+    for image in kept:
+        assert image is not None
+        nbytes = image.shape[0] * image.row_stride
+        assert not fake.block(image.address, nbytes).bytes[:nbytes].any()
+
+
 # Failures.
 
 
@@ -721,7 +738,7 @@ FAILURES = {
     "put": ["alloc", "upload", "event", "unpack_batch"],
     "render": ["alloc", "pinned", "upload", "event", "render_batch", "download", "synchronize"],
     "extents": ["alloc", "pinned", "upload", "extent_batch", "download", "synchronize"],
-    "decode": ["alloc", "pinned", "upload", "adopt_batch", "download", "synchronize"],
+    "decode": ["alloc", "pinned", "upload", "adopt_batch", "download", "synchronize", "wipe"],
 }
 
 
