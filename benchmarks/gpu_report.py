@@ -41,11 +41,12 @@ THROUGHPUT_COLUMNS = (
     "answer p95 ms",
     "passes",
     "uploads",
-    "downloads",
+    "decoded",
     "launches",
-    "frames a launch",
+    "a launch",
     "decoder",
 )
+_MOST_DECODERS = 2
 _THROUGHPUT_TEXT = (0, 1, 2, 3, 14)
 
 
@@ -101,9 +102,9 @@ def throughput_rows(run: Run) -> list[tuple[str, ...]]:
             _ms(one.answer.median_ms) if one.answer else "",
             _ms(one.answer.p95_ms) if one.answer else "",
             str(one.per_slice.n),
-            *(str(count) if one.launches else "" for count in (one.uploads, one.downloads, one.launches)),
+            *(str(count) if one.launches else "" for count in (one.uploads, one.decoded, one.launches)),
             "" if one.frames_a_launch is None else f"{one.frames_a_launch:.1f}",
-            one.decoder,
+            one.decoder if one.decoder.count(",") < _MOST_DECODERS else "several",
         )
         for one in run.throughputs
     ]
@@ -132,7 +133,7 @@ def throughput_table(run: Run) -> Table:
 def _table(name: str, run: Run, columns: Sequence[str], text: Sequence[int]) -> Table:
     table = Table(title=name, caption=title(run), header_style="bold")
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index in text else "right")
+        table.add_column(column, justify="left" if index in text else "right", no_wrap=index in text)
     return table
 
 

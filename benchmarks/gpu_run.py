@@ -110,7 +110,7 @@ def command(
     """Measure, print, and write what is wanted; returns the exit status."""
     console = Console()
     if not console.is_terminal:
-        console = Console(width=160)  # a log file has no 80 columns
+        console = Console(width=220)  # a log file has no 80 columns
     try:
         run = measure(console)
     except BenchmarkError as error:

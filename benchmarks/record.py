@@ -101,7 +101,8 @@ class Throughput(_Record):
     per_slice: Summary = Field(description="time of a pass over its slices, one value a pass")
     answer: Summary | None = Field(description="from asking for a slice to its picture; none where a pass is one call")
     decoder: str = Field(description="who decoded; empty in warm passes")
-    uploads: int = Field(default=0, description="frames to the device, of all passes; so the following two")
+    uploads: int = Field(default=0, description="frames to the device, of all passes; so the following three")
+    decoded: int = Field(default=0, description="frames that the device decoded")
     downloads: int = Field(default=0, description="batches from the device")
     launches: int = 0
 
