@@ -13,6 +13,7 @@ import numpy as np
 
 from gpu_render.errors import CorruptPixelData
 
+_MOST_TAKEN = 1 << 19  # enough for 100,000 tile-parts
 _STANDALONE = {0x01, *range(0xD0, 0xD8)}
 _START_OF_FRAME = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 _END_OF_IMAGE = b"\xff\xd9"
@@ -20,6 +21,9 @@ _SOF_LOSSLESS, _SOF_JPEG_LS = 0xC3, 0xF7
 _SOF_SEQUENTIAL = (0xC0, 0xC1, _SOF_LOSSLESS)
 # Tables and miscellaneous (ISO 10918-1 B.2.4): DHT, DQT, DNL, DRI, APPn, COM.
 _BETWEEN_SCANS = {0xC4, 0xDB, 0xDC, 0xDD, *range(0xE0, 0xF0), 0xFE}
+# ISO 15444-1 Table A.2, and A.3 of 15444-15: coding style, quantization, capabilities; and those that change no sample.
+_COD, _QCD, _CAP = 0xFF52, 0xFF5C, 0xFF50
+_TLM_PLM_PLT_COM = {0xFF55, 0xFF57, 0xFF58, 0xFF64}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +74,8 @@ class JpegHeader:
 @dataclass(frozen=True, slots=True)
 class Jpeg2000Header:
     """Main header of a JPEG 2000 or HTJ2K codestream (ISO 15444-1 A.5, A.6). ``start``: where it lies in the buffer.
-    ``part_2``: it needs extensions of ISO 15444-2, such as transforms over several components."""
+    ``part_2``: it needs extensions of ISO 15444-2, such as transforms over several components. ``plain``: it uses
+    nothing that encoders rarely do, see ``_is_plain``."""
 
     rows: int
     columns: int
@@ -83,20 +88,26 @@ class Jpeg2000Header:
     reversible: bool
     high_throughput: bool
     part_2: bool
+    plain: bool
     start: int
     end: int
 
 
 class _Reader:
-    """A position inside bytes; reading past the end is CorruptPixelData, never memory beyond it."""
+    """A position inside bytes; reading past the end is CorruptPixelData, never memory beyond it. So is reading more
+    often than any picture needs: a header is also read in a process that nobody ends after some time."""
 
     def __init__(self, data: bytes, position: int, end: int) -> None:
         self.data = data
         self.position = position
         self.end = end
+        self.taken = 0
 
     def take(self, layout: str) -> tuple[int, ...]:
         size = struct.calcsize(layout)
+        self.taken += 1
+        if self.taken > _MOST_TAKEN:
+            raise CorruptPixelData("the codestream has too many markers")
         if self.position + size > self.end:
             raise CorruptPixelData("the codestream ends inside a header")
         values = struct.unpack_from(layout, self.data, self.position)
@@ -307,6 +318,7 @@ def parse_jpeg2000(data: bytes) -> Jpeg2000Header:
         reversible=coding.reversible,
         high_throughput=size.high_throughput,
         part_2=size.part_2,
+        plain=size.one_tile and not coding.overridden and _is_plain(coding.segments, size.high_throughput),
         start=start,
         end=end,
     )
@@ -324,23 +336,47 @@ class _ImageSize:
     tiles: int
     high_throughput: bool
     part_2: bool
+    one_tile: bool
 
 
 class _Coding:
-    """What COD and COC of the main and all tile-part headers say together (ISO 15444-1 A.6.1, A.6.2)."""
+    """What COD and COC of the main and all tile-part headers say together (ISO 15444-1 A.6.1, A.6.2).
+
+    ``segments``: contents of the main header's that say how samples are coded; ``overridden``: some are said again."""
 
     def __init__(self) -> None:
         self.multiple_component_transform: bool | None = None
         self.reversible = True
+        self.segments: dict[int, bytes] = {}
+        self.overridden = False
 
-    def read(self, marker: int, segment: _Reader) -> None:
-        if marker == 0xFF52:
+    def read(self, marker: int, segment: _Reader, *, in_tile: bool = False) -> None:
+        if marker not in _TLM_PLM_PLT_COM:
+            self.overridden = self.overridden or in_tile or marker in self.segments
+            self.segments[marker] = segment.data[segment.position : segment.end]
+        if marker == _COD:
             values = segment.take(">BBHBBBBBB")
             self.multiple_component_transform = bool(values[3])
             self.reversible = self.reversible and values[8] == 1
         elif marker == 0xFF53:
             # Component index is 1 byte long below 257 components, then Scoc, 4 bytes, and the transformation.
             self.reversible = self.reversible and segment.take("7B")[6] == 1
+
+
+def _is_plain(segments: dict[int, bytes], high_throughput: bool) -> bool:
+    """Whether a reversible codestream is coded as nearly all are: packets by resolution, in one layer, without
+    precincts or markers between them; at most five decompositions; code blocks of 64 x 64 samples without options
+    (A.6.1), all of them of high throughput or none; one or two guard bits (A.6.4); nothing special for a component, a
+    region, a tile, or an order of packets."""
+    expected = {_COD, _QCD, _CAP} if high_throughput else {_COD, _QCD}
+    if set(segments) != expected or len(segments[_COD]) != 10 or segments[_QCD][:1] not in (b"\x20", b"\x40"):
+        return False
+    capability = segments.get(_CAP, b"\0\2\0\0\0\0")
+    if capability[:4] != b"\0\2\0\0" or len(capability) != 6 or capability[4] & 0xF8:  # Part 15, and nothing else
+        return False
+    style, progression, layers, _, levels, *block, options, _ = struct.unpack(">BBHBBBBBB", segments[_COD])
+    usual_blocks = block == [4, 4] and options == (0x40 if high_throughput else 0)
+    return style == 0 and progression <= 2 and layers == 1 and levels <= 5 and usual_blocks
 
 
 def _image_size(segment: _Reader) -> _ImageSize:
@@ -364,6 +400,7 @@ def _image_size(segment: _Reader) -> _ImageSize:
         tiles=-(-(x1 - tile_x0) // tile_w) * -(-(y1 - tile_y0) // tile_h),
         high_throughput=bool(capabilities & 0x4000),
         part_2=bool(capabilities & 0x8000),
+        one_tile=(x0, y0, tile_x0, tile_y0) == (0, 0, 0, 0) and tile_w >= x1 and tile_h >= y1,
     )
 
 
@@ -386,8 +423,8 @@ def _walk_tile_parts(reader: _Reader, size: _ImageSize, coding: _Coding) -> None
             raise CorruptPixelData("the JPEG 2000 codestream is truncated, or has an impossible tile-part")
         header = _Reader(reader.data, reader.position, end)
         while (marker := header.take(">H")[0]) != 0xFF93:
-            coding.read(marker, header.segment())
-        reader.position = end
+            coding.read(marker, header.segment(), in_tile=True)
+        reader.position, reader.taken = end, reader.taken + header.taken
         # What follows the end of codestream marker is padding. Without one, OpenJPEG refuses the codestream.
         if reader.end - end < 2 or reader.take(">H")[0] != 0xFF90:
             break

@@ -80,6 +80,94 @@ def test_a_missing_tile_is_an_error() -> None:
         parse_jpeg2000(data[:first] + data[first + length :])
 
 
+HIGH_THROUGHPUT = bytes(imagecodecs.htj2k_encode(COLOUR, reversible=True))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        JPEG2000S[0],
+        JPEG2000S[1],
+        JPEG2000S[3],
+        HIGH_THROUGHPUT,
+        bytes(imagecodecs.jpeg2k_encode(GREY, level=0, reversible=True, codecformat="j2k", resolutions=1)),
+        bytes(
+            imagecodecs.htj2k_encode(GREY, reversible=True, tlm=True, tilepart=imagecodecs.HTJ2K.TILEPART.RESOLUTIONS)
+        ),
+    ],
+)
+def test_codestreams_as_most_encoders_write_them_are_plain(data: bytes) -> None:
+    assert parse_jpeg2000(data).plain
+
+
+def changed(marker: bytes, at: int, value: int, data: bytes = JPEG2000S[0]) -> bytes:
+    """Another byte in a marker segment, ``at`` bytes behind the marker."""
+    position = data.index(marker) + 2 + at
+    return data[:position] + bytes([value]) + data[position + 1 :]
+
+
+def inserted(segment: bytes, before: bytes = b"\xff\x90", data: bytes = JPEG2000S[0]) -> bytes:
+    """One more marker segment. Where it goes into the tile-part, that gets longer."""
+    if before == b"\xff\x93":
+        length = data.index(b"\xff\x90") + 6
+        longer = int.from_bytes(data[length : length + 4], "big") + len(segment)
+        data = data[:length] + longer.to_bytes(4, "big") + data[length + 4 :]
+    position = data.index(before)
+    return data[:position] + segment + data[position:]
+
+
+COD, QCD, CAP = b"\xff\x52", b"\xff\x5c", b"\xff\x50"
+CODING = JPEG2000S[0][JPEG2000S[0].index(COD) :][:14]
+NOT_PLAIN: dict[str, bytes] = {
+    "an origin of its own": changed(b"\xff\x51", 15, 1),
+    "tiles": bytes(imagecodecs.htj2k_encode(GREY, reversible=True, tile=(32, 32))),
+    "precincts": bytes(imagecodecs.jpeg2k_encode(GREY, level=40, reversible=True, codecformat="j2k")),
+    "packet markers": changed(COD, 2, 2),
+    "progression by component": changed(COD, 3, 4),
+    "two layers": changed(COD, 5, 2),
+    "six decompositions": changed(COD, 7, 6),
+    "narrow code blocks": changed(COD, 8, 3),
+    "code blocks of other contexts": changed(COD, 10, 8),
+    "only some code blocks of high throughput": changed(COD, 10, 0xC0, HIGH_THROUGHPUT),
+    "no code blocks of high throughput": changed(COD, 10, 0, HIGH_THROUGHPUT),
+    "quantized": changed(QCD, 2, 0x42),
+    "seven guard bits": changed(QCD, 2, 0xE0),
+    "another part": changed(CAP, 3, 4, HIGH_THROUGHPUT),
+    "several sets of high throughput": changed(CAP, 6, 0x20, HIGH_THROUGHPUT),
+    "a region of interest": inserted(b"\xff\x5e\0\5\0\0\1"),
+    "a component of its own": inserted(b"\xff\x53\0\x09\0\0\5\4\4\0\1"),
+    "an order of packets of its own": inserted(b"\xff\x5f\0\x09\0\0\0\1\6\1\0"),
+    "coding said twice": inserted(CODING),
+    "coding said in the tile": inserted(CODING, b"\xff\x93"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_PLAIN)
+def test_what_few_encoders_write_is_not_plain(name: str) -> None:
+    assert not parse_jpeg2000(NOT_PLAIN[name]).plain
+
+
+def test_comments_and_lengths_leave_a_codestream_plain() -> None:
+    assert parse_jpeg2000(inserted(b"\xff\x64\0\5\0\1a")).plain
+    assert parse_jpeg2000(inserted(b"\xff\x64\0\5\0\1a", b"\xff\x93")).plain
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        JPEGS[0][:2] + b"\xff\xfe\0\2" * 300_000 + JPEGS[0][2:],
+        JPEGS[0][:2] + b"\xff" * 600_000 + JPEGS[0][2:],
+        inserted(b"\xff\x64\0\2" * 300_000),
+        inserted(b"\xff\x64\0\2" * 300_000, b"\xff\x93"),
+    ],
+    ids=["comments", "fill bytes", "comments in JPEG 2000", "comments in a tile-part"],
+)
+def test_headers_without_end_are_an_error(data: bytes) -> None:
+    """They are also read where nobody limits the time."""
+    with pytest.raises(CorruptPixelData, match="too many markers"):
+        (parse_jpeg if data[1] == 0xD8 else parse_jpeg2000)(data)
+
+
 @pytest.mark.parametrize("data", JPEGS)
 def test_no_part_of_a_jpeg_passes_for_the_whole(data: bytes) -> None:
     for end in range(len(data) - 1):
