@@ -1,8 +1,8 @@
 """``python -m benchmarks.roofline``: the render kernel alone, beside a copy of as many bytes on the GPU.
 
 Batches of 300 frames of 512x512 lie on the device, several times its L2 cache in all. Each round renders every batch,
-timed by CUDA events around the kernel, next to a copy from the device to itself, in another order each time. What the
-kernel has to read and write is counted from the records; the copy reads and writes as much.
+timed by CUDA events around the kernel, and right after it a copy from the device to itself; batches in another order
+each time. What the kernel has to read and write is counted from the records; the copy reads and writes as much.
 """
 
 import argparse
@@ -38,7 +38,7 @@ NOTES = (
     "Kernel: time between two CUDA events around it; frames, records and tables are on the device.",
     "Bytes: the samples that the output depends on, each read once, and the output, written once; records and tables, "
     "which are small, are not counted.",
-    "Copy: device to device in the same run, next to each kernel; half the bytes are read and as many written.",
+    "Copy: device to device in the same run, right after each kernel; half the bytes are read and as many written.",
 )
 
 
@@ -148,6 +148,11 @@ class Batch:
     kernel_ms: list[float] = field(default_factory=list)
     copy_ms: list[float] = field(default_factory=list)
 
+    @property
+    def nbytes(self) -> int:
+        """Read and written."""
+        return self.bytes_read + self.bytes_written
+
     def result(self, cache_bytes: int) -> record.Kernel:
         """What is written down."""
         return record.Kernel(
@@ -184,23 +189,6 @@ def prepare(backend: CudaBackend, kind: Kind, plan: Plan, slices: Sequence[npt.N
     return Batch(kind, jobs, count * read, count * written)
 
 
-def time_once(backend: CudaBackend, batch: Batch, kernel_first: bool) -> tuple[float, float]:
-    """(kernel, copy) [ms]."""
-
-    def kernel() -> float:
-        backend.collect(backend.launch(batch.jobs))
-        return backend.kernel_ms
-
-    def copy() -> float:
-        return backend.copy_ms((batch.bytes_read + batch.bytes_written) // 2)
-
-    if kernel_first:
-        first, second = kernel(), copy()
-        return first, second
-    first, second = copy(), kernel()
-    return second, first
-
-
 def measure(opened: Gpu, plan: Plan, console: Console) -> list[record.Kernel]:
     """All kinds, taking turns."""
     backend, order = opened.backend, random.Random(plan.rounds)
@@ -218,7 +206,7 @@ def measure(opened: Gpu, plan: Plan, console: Console) -> list[record.Kernel]:
         task = bar.add_task("measuring", total=(plan.warm_ups + plan.rounds) * len(batches))
         for number in range(plan.warm_ups + plan.rounds):
             for batch in order.sample(batches, len(batches)):
-                kernel_ms, copy_ms = time_once(backend, batch, kernel_first=number % 2 == 0)
+                kernel_ms, copy_ms = backend.kernel_and_copy_ms(batch.jobs, batch.nbytes // 2)
                 if number >= plan.warm_ups:
                     batch.kernel_ms.append(kernel_ms)
                     batch.copy_ms.append(copy_ms)

@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ ITEMS_A_THREAD = 8
 MAX_BLOCKS_A_FRAME = 4096
 MAX_BLOCKS_OF_EXTENT = 512  # each ends in an atomic operation on the frame's two words
 MAX_GRID_Y = 65535
+COPIES_AHEAD = 2
 RING_BYTES = 32 << 20  # pinned memory that frames go through
 
 # CUDA errors after which the context still works: invalid value, out of memory, invalid configuration, too many
@@ -87,7 +89,6 @@ class CudaBackend:
         self._device = self._cupy.cuda.Device(device)
         self._held: deque[tuple[Any, list[Any]]] = deque()  # (event, what must live until it has happened)
         self.download_ms = 0.0
-        self.kernel_ms = 0.0  # of the last collect(): time of the kernel alone
         try:
             with self._device:
                 self._compute, self._uploads, self._downloads = (
@@ -142,23 +143,15 @@ class CudaBackend:
 
     def launch(self, jobs: Sequence[RenderJob]) -> object:
         """See ``kernels.Backend.launch``: one upload of records and tables, one kernel, one download behind it."""
-        batch = RenderBatch(jobs)
-        pixels = [_checked(job.pixels, record) for job, record in zip(jobs, batch.records, strict=True)]
+        batch, pixels = _batch(jobs)
         if not jobs:
             return _Ticket(batch, [], None)
-        slot = next((slot for slot in self._slots if not slot.busy), None)
-        if slot is None:
-            raise RuntimeError("two batches are out already")
-        batch.rows["source"] = [p.address for p in pixels]
-        blocks = max(_blocks(r.width * r.height) for r in batch.records)
+        slot = self._free_slot()
         with self._on_device():
             self._release()
-            slot.fit(batch.input_bytes, batch.output_bytes)
-            batch.write(slot.staging, slot.inputs.address, slot.outputs.address)
-            self._copy(slot.inputs.address, slot.staging[: batch.input_bytes])
-            self._compute.record(slot.launched)
-            self._run("render_batch", blocks, slot.inputs.address, len(jobs))
-            self._downloads.wait_event(self._compute.record(slot.rendered))
+            self._upload_batch(batch, slot)
+            self._render(batch, slot)
+            self._downloads.wait_event(self._compute.record(self._event()))
             self._downloads.record(slot.start)
             self._fetch(slot.staging[: batch.output_bytes], slot.outputs.address, self._downloads)
             self._downloads.record(slot.end)
@@ -169,7 +162,7 @@ class CudaBackend:
         """See ``kernels.Backend.collect``. What failed while the batch was in flight is raised here."""
         if not isinstance(ticket, _Ticket) or (ticket.slot is None and ticket.batch.records):
             raise ValueError("no ticket, or one that has been collected")
-        self.download_ms = self.kernel_ms = 0.0
+        self.download_ms = 0.0
         slot, ticket.slot = ticket.slot, None
         if slot is None:
             return []
@@ -177,26 +170,35 @@ class CudaBackend:
             with self._on_device():
                 slot.end.synchronize()
                 self.download_ms = self._between_ms(slot.start, slot.end)
-                self.kernel_ms = self._between_ms(slot.launched, slot.rendered)
                 self._release()
                 return ticket.batch.results(slot.staging)
         finally:
             slot.busy = False
             ticket.pixels.clear()
 
-    def copy_ms(self, nbytes: int) -> float:
-        """Time [ms] that the device takes to copy ``nbytes`` from one place in its memory to another, so to read and to
-        write as many: what its memory can do. For benchmarks."""
-        runtime = self._cupy.cuda.runtime
-        begun, done = self._cupy.cuda.Event(), self._cupy.cuda.Event()
+    def kernel_and_copy_ms(self, jobs: Sequence[RenderJob], nbytes: int) -> tuple[float, float]:
+        """For benchmarks: time [ms] of the kernel alone over a batch, and of a copy of ``nbytes`` from one place in the
+        device's memory to another, right after it. Nothing comes down.
+
+        Copies go before, so that the device is busy until all is queued: otherwise it would wait for the host between
+        an event and what the event times.
+        """
+        batch, _pixels = _batch(jobs)
+        slot, runtime = self._free_slot(), self._cupy.cuda.runtime
+        begun, between, done = (self._cupy.cuda.Event() for _ in range(3))
         with self._on_device():
             source, target = (self._cupy.cuda.alloc(nbytes) for _ in range(2))
-            kind = runtime.memcpyDeviceToDevice
+            copy = partial(runtime.memcpyAsync, int(target.ptr), int(source.ptr), nbytes, runtime.memcpyDeviceToDevice)
+            self._upload_batch(batch, slot)
+            for _ in range(COPIES_AHEAD):
+                copy(self._compute.ptr)
             self._compute.record(begun)
-            runtime.memcpyAsync(int(target.ptr), int(source.ptr), nbytes, kind, self._compute.ptr)
+            self._render(batch, slot)
+            self._compute.record(between)
+            copy(self._compute.ptr)
             self._compute.record(done)
             done.synchronize()
-            return self._between_ms(begun, done)
+            return self._between_ms(begun, between), self._between_ms(between, done)
 
     def trim(self) -> None:
         """See ``kernels.Backend.trim``. Waits for the device; batches in flight keep what they use."""
@@ -308,6 +310,22 @@ class CudaBackend:
             for kernel in KERNELS:
                 self._run(kernel, 1, 0, 0, *([0] if kernel == "extent_batch" else []))
         self._compute.synchronize()
+
+    def _free_slot(self) -> Slot:
+        slot = next((slot for slot in self._slots if not slot.busy), None)
+        if slot is None:
+            raise RuntimeError("two batches are out already")
+        return slot
+
+    def _upload_batch(self, batch: RenderBatch, slot: Slot) -> None:
+        """Make room for a batch in its slot, and queue the upload of its records and tables."""
+        slot.fit(batch.input_bytes, batch.output_bytes)
+        batch.write(slot.staging, slot.inputs.address, slot.outputs.address)
+        self._copy(slot.inputs.address, slot.staging[: batch.input_bytes])
+
+    def _render(self, batch: RenderBatch, slot: Slot) -> None:
+        blocks = max(_blocks(r.width * r.height) for r in batch.records)
+        self._run("render_batch", blocks, slot.inputs.address, len(batch.records))
 
     def _copy(self, address: int, pinned: Bytes) -> None:
         """Up, on the kernels' stream."""
@@ -522,6 +540,14 @@ def _checked(pixels: object, record: Record) -> DevicePixels:
     if pixels.size != record.rows * record.columns * record.samples:
         raise ValueError("the samples are not of the record's size")
     return pixels
+
+
+def _batch(jobs: Sequence[RenderJob]) -> tuple[RenderBatch, list[DevicePixels]]:
+    """The batch, its records' sources filled in, and the handles that it reads."""
+    batch = RenderBatch(jobs)
+    pixels = [_checked(job.pixels, record) for job, record in zip(jobs, batch.records, strict=True)]
+    batch.rows["source"] = [p.address for p in pixels]
+    return batch, pixels
 
 
 def _dense(codestream: Codestream) -> int:

@@ -82,14 +82,14 @@ class Buffer:
 
 class Slot:
     """What a batch needs while it is in flight: device memory for its input and its output, pinned memory for both (the
-    input has gone up before the output comes down), and the events around its kernel and its download."""
+    input has gone up before the output comes down), and the events around its download."""
 
     def __init__(self, cupy: Any) -> None:
         self._cupy = cupy
         self.busy = False
         self.inputs, self.outputs = Buffer(cupy), Buffer(cupy)
         self.staging: Bytes = np.empty(0, np.uint8)
-        self.launched, self.rendered, self.start, self.end = (cupy.cuda.Event() for _ in range(4))
+        self.start, self.end = cupy.cuda.Event(), cupy.cuda.Event()
 
     def fit(self, input_bytes: int, output_bytes: int) -> None:
         """Make room. Addresses may change."""

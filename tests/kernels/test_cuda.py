@@ -95,25 +95,25 @@ def test_one_upload_a_frame_one_launch_and_one_download_a_batch(fake: FakeDevice
     assert fake.counts["compile"] == 0
 
 
-def test_the_kernel_alone_is_timed(fake: FakeDevice) -> None:
+def test_the_kernel_and_a_copy_are_timed_without_a_download(fake: FakeDevice) -> None:
     backend = opened(fake)
-    render(backend, [case(ramp("u1"))])
-    assert backend.kernel_ms == 1  # the fake's: half a millisecond for the kernel, and half for the event behind it
-    assert backend.collect(backend.launch([])) == []
-    assert backend.kernel_ms == 0
-
-
-def test_a_copy_on_the_device_crosses_no_bus_and_keeps_no_memory(fake: FakeDevice) -> None:
-    backend = opened(fake)
+    jobs = jobs_of(backend, [case(ramp("u1")), case(ramp("<i2"), span=400)])
+    fake.log.clear()
+    assert backend.kernel_and_copy_ms(jobs, 5000) == (1, 1)  # the fake's: half for the work, half for the event behind
+    assert fake.log == ["upload", *["copy"] * cuda.COPIES_AHEAD, "render_batch", "copy"]
     before = fake.alive
-    assert backend.copy_ms(5000) > 0
-    assert fake.log == ["copy"]
-    assert (fake.uploaded, fake.downloaded, fake.alive) == (0, 0, before)
-    fake.fail("copy", fake_cupy.CUDARuntimeError(2))
+    fake.fail("copy", fake_cupy.CUDARuntimeError(2), cuda.COPIES_AHEAD + 1)
     with pytest.raises(DeviceError, match="CUDA error 2"):
-        backend.copy_ms(5000)
+        backend.kernel_and_copy_ms(jobs, 5000)
     assert fake.alive == before
     assert backend.cache_bytes == 4096
+
+
+def test_timing_keeps_out_of_what_is_in_flight(fake: FakeDevice) -> None:
+    backend, batch = opened(fake), [case(ramp("<u2"), span=9)]
+    ticket = backend.launch(jobs_of(backend, batch))
+    backend.kernel_and_copy_ms(jobs_of(backend, [case(ramp("u1"), invert=1)]), 100)
+    assert got(backend.collect(ticket)) == expected(batch)
 
 
 def test_a_second_batch_of_the_same_frames_uploads_only_records(fake: FakeDevice) -> None:
