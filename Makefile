@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 SOURCES := pyproject.toml requirements.lock viewer/build_hook.py viewer/package-lock.json viewer/index.html viewer/docs.html \
 	viewer/vite.config.ts viewer/tsconfig.json $(shell find viewer/src -type f 2>/dev/null)
 
-.PHONY: help setup system test test-system gpu-test lint format demo conformance screenshot bench mutation bench-huge fuzz-setup fuzz lock clean
+.PHONY: help setup system test test-system gpu gpu-test lint format demo conformance screenshot bench mutation bench-huge bench-gpu fuzz-setup fuzz lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -30,8 +30,11 @@ test-system: ## what some tests need beside Python; they skip, with the reason, 
 test: setup test-system ## run the tests
 	$(BIN)/pytest
 
-gpu-test: setup ## run the tests that need an NVIDIA GPU (install the cuda12 or cuda13 extra first)
+gpu-test: gpu test-system ## run the tests that need an NVIDIA GPU (install the cuda12 or cuda13 extra first)
 	$(BIN)/pytest -m gpu
+
+gpu: setup # a device has to answer, or this says why none does
+	@$(BIN)/gpu-render info --backend cuda
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .
@@ -57,6 +60,10 @@ bench: setup ## time to a slice, per transfer syntax; takes a few minutes
 
 bench-huge: setup ## objects of 200,000 frames: time and memory to index them, time to a frame; takes several minutes
 	$(BIN)/python -m benchmarks.huge
+
+bench-gpu: gpu ## needs an NVIDIA GPU: its kernel beside a copy, and series beside the CPU and NVIDIA's plug-in
+	$(BIN)/python -m benchmarks.roofline
+	$(BIN)/python -m benchmarks.gpu
 
 fuzz-setup: setup
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r tests/fuzz/requirements.txt

@@ -19,10 +19,11 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A row for each sample, and how often each reader's process died."""
+    """A row for each sample, how often each reader's process died, and the backends that rendered beside NumPy."""
 
     rows: list[Row]
     deaths: Mapping[str, int]
+    backends: Sequence[str] = ()
 
 
 def all_samples(folder: Path) -> list[Sample]:
@@ -53,7 +54,7 @@ def _compare_all(samples: Sequence[Sample], progress: Progress) -> Run:
                 answers |= {f"{name} of twin": _without(answer, answers) for name, answer in twins.items()}
             rows.append(compare(sample, ours, answers))
         progress(len(samples), len(samples))
-        return Run(rows, {name: reader.deaths for name, reader in readers.items()})
+        return Run(rows, {name: reader.deaths for name, reader in readers.items()}, [b.name for b in others])
 
 
 def _ask_all(readers: Mapping[str, Isolated], ask: Ask, threads: ThreadPoolExecutor) -> dict[str, Answer]:

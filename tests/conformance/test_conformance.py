@@ -10,6 +10,7 @@ from tests.conformance.deviations import DEVIATIONS
 from tests.conformance.run import Run, run
 from tests.conformance.samples import CORPUS, corpus_samples
 from tests.conformance.table import totals
+from tests.gpu import open_gpu
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -39,6 +40,14 @@ def test_nothing_differs_without_a_reason(rows: list[Row]) -> None:
 def test_every_backend_gives_the_same_bytes_for_every_file(rows: list[Row]) -> None:
     assert sum(row.renderings for row in rows) > 1000
     assert [row.sample.name for row in rows if row.unlike] == []
+
+
+@pytest.mark.gpu
+def test_a_gpu_was_one_of_the_backends(request: pytest.FixtureRequest) -> None:
+    open_gpu().close()  # or skips, before anything is compared
+    result: Run = request.getfixturevalue("result")
+    assert "cuda" in result.backends
+    assert [row.sample.name for row in result.rows if row.unlike or row.unexplained] == []
 
 
 def test_every_picture_was_checked_by_somebody(result: Run) -> None:

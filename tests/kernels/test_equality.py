@@ -13,10 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import kernels
-from kernels import Backend, BackendUnavailable, RenderJob
+from kernels import Backend, RenderJob
 from kernels.cpu import CpuBackend
 from kernels.packing import unpack
 from kernels.params import Colour, Stage
+from tests.gpu import open_gpu
 from tests.kernels import host
 from tests.kernels.cases import DTYPES, EDGES, LARGE, PACKED, Case, case, cases, ramp, render
 from tests.kernels.fake_cupy import FakeDevice
@@ -27,7 +28,7 @@ SAME_BACKEND = settings(max_examples=150, deadline=None, suppress_health_check=[
 @pytest.fixture(scope="module", params=["host", "fake", pytest.param("gpu", marks=pytest.mark.gpu)])
 def device(request: pytest.FixtureRequest) -> Iterator[Backend]:
     if request.param == "gpu":
-        yield _gpu()
+        yield open_gpu()
         return
     host.library()
     if request.param == "host":
@@ -38,15 +39,6 @@ def device(request: pytest.FixtureRequest) -> Iterator[Backend]:
         from kernels.cuda import CudaBackend
 
         yield CudaBackend()
-
-
-def _gpu() -> Backend:
-    from kernels.cuda import CudaBackend
-
-    try:
-        return CudaBackend()
-    except BackendUnavailable as reason:
-        pytest.skip(str(reason))
 
 
 def assert_equal(device: Backend, batch: list[Case]) -> None:
