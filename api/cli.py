@@ -37,9 +37,8 @@ from api.front import create_front
 from api.native import parse_view
 from api.supervisor import Supervisor, choose_gpus, socket_directory, worker_settings
 from gpu_render import __version__
-from gpu_render import prove as proving
 from gpu_render.archive.file import FileArchive
-from gpu_render.archive.folder import shared_index
+from gpu_render.archive.folder import FolderArchive, shared_index
 from gpu_render.decode import DECODERS, codec_versions
 from gpu_render.decode.proof import ProofFile, ProofTable, load_file
 from gpu_render.demo import prepare_demo
@@ -356,11 +355,14 @@ def prove(
     output: Annotated[Path, typer.Option(help="Where the proof table is written.")] = Path("gpu-render-proof.json"),
     device: Annotated[int, typer.Option(min=0, help="Number of the CUDA device.")] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer frames: to see whether it works.")] = False,
+    files: Annotated[list[Path] | None, typer.Option(help="A folder of files to compare as well; repeatable.")] = None,
 ) -> None:
     """Find out which frames this machine's GPU decodes exactly as the CPU does, and from which size on it is faster.
 
     The service uses the result with GPU_RENDER_PROOF_PATH. Run it again after a change of driver, GPU or packages.
     """
+    from gpu_render import prove as proving  # which loads codec libraries into this process
+
     settings = make_settings()
     if not output.parent.is_dir():
         fail(f"the folder of {output} does not exist")
@@ -370,8 +372,13 @@ def prove(
             if not backend.codec:
                 fail("nvImageCodec cannot be used here: pip install 'gpu-render[cuda12]' or 'gpu-render[cuda13]'", 1)
             pool = stack.enter_context(contextlib.closing(WorkerPool(settings.workers)))
+            more = {}
+            if files:
+                archive = stack.enter_context(contextlib.closing(FolderArchive(files, None, pool)))
+                archive.scan()
+                more = proving.frames_of_files(archive)
             with proof_progress() as show:
-                found = proving.prove(backend, pool, proving.QUICK if quick else proving.FULL, show)
+                found = proving.prove(backend, pool, proving.QUICK if quick else proving.FULL, show, more)
             proving.save(found, output)
     except (BackendUnavailable, DeviceError, RenderError) as error:
         fail(str(error), 1)
@@ -379,10 +386,13 @@ def prove(
         fail(f"{output} cannot be written ({error.strerror})", 1)
     Console().print(proof_table(found))
     codec = found.rows[0].codec
-    errors.print(f"{len(ProofTable.of(found, codec))} of {len(found.rows)} kinds are for the GPU ({codec})")
-    errors.print(f"Use them with GPU_RENDER_PROOF_PATH={output}")
-    if any(row.unequal or row.shown_damaged for row in found.rows):
+    usable = len(ProofTable.of(found, codec))
+    errors.print(f"{usable} of {len(found.rows)} kinds are for the GPU ({codec})")
+    if any((row.unequal and row.kind.reversible) or row.shown_damaged for row in found.rows):
         fail("the GPU's codec differs from the CPU's: those kinds stay on the CPU", 3)
+    if not usable:
+        fail("the CPU goes on decoding everything", 4)
+    errors.print(f"Use them with GPU_RENDER_PROOF_PATH={output}")
 
 
 @contextlib.contextmanager
@@ -406,7 +416,7 @@ def proof_table(file: ProofFile) -> Table:
         least = f"{math.isqrt(row.least_pixels)} x {math.isqrt(row.least_pixels)}" if row.least_pixels else "-"
         verdict = least if row.proven else "not proven"
         numbers = (row.compared, row.unequal, row.refused, row.damaged, row.shown_damaged)
-        table.add_row(proving.describe_kind(row.kind), *map(str, numbers), verdict)
+        table.add_row(str(row.kind), *map(str, numbers), verdict)
     return table
 
 

@@ -305,7 +305,8 @@ def parse_jpeg2000(data: bytes) -> Jpeg2000Header:
         coding.read(marker, reader.segment())
     if coding.multiple_component_transform is None:
         raise CorruptPixelData("the JPEG 2000 codestream has no coding style")
-    _walk_tile_parts(reader, size, coding)
+    parts = _walk_tile_parts(reader, size, coding)
+    usual = size.one_tile and not coding.overridden and (parts == 1 or size.high_throughput)
     return Jpeg2000Header(
         rows=size.rows,
         columns=size.columns,
@@ -318,7 +319,7 @@ def parse_jpeg2000(data: bytes) -> Jpeg2000Header:
         reversible=coding.reversible,
         high_throughput=size.high_throughput,
         part_2=size.part_2,
-        plain=size.one_tile and not coding.overridden and _is_plain(coding.segments, size.high_throughput),
+        plain=usual and _is_plain(coding.segments, size.high_throughput),
         start=start,
         end=end,
     )
@@ -367,7 +368,7 @@ def _is_plain(segments: dict[int, bytes], high_throughput: bool) -> bool:
     """Whether a reversible codestream is coded as nearly all are: packets by resolution, in one layer, without
     precincts or markers between them; at most five decompositions; code blocks of 64 x 64 samples without options
     (A.6.1), all of them of high throughput or none; one or two guard bits (A.6.4); nothing special for a component, a
-    region, a tile, or an order of packets."""
+    region, a tile, or an order of packets. (In one tile, too, whose parts are many only with high throughput.)"""
     expected = {_COD, _QCD, _CAP} if high_throughput else {_COD, _QCD}
     if set(segments) != expected or len(segments[_COD]) != 10 or segments[_QCD][:1] not in (b"\x20", b"\x40"):
         return False
@@ -404,9 +405,9 @@ def _image_size(segment: _Reader) -> _ImageSize:
     )
 
 
-def _walk_tile_parts(reader: _Reader, size: _ImageSize, coding: _Coding) -> None:
+def _walk_tile_parts(reader: _Reader, size: _ImageSize, coding: _Coding) -> int:
     """From behind the first SOT marker to the end of codestream; every tile must be there, with all of its parts where
-    any of them says how many these are (A.4.2)."""
+    any of them says how many these are (A.4.2). Returns how many parts there are."""
     parts: dict[int, int] = {}
     declared: dict[int, int] = {}
     while True:
@@ -434,6 +435,7 @@ def _walk_tile_parts(reader: _Reader, size: _ImageSize, coding: _Coding) -> None
         raise CorruptPixelData("the JPEG 2000 codestream lacks tile-parts")
     if reader.data.find(b"\xff\x4f\xff\x51", end) >= 0:
         raise CorruptPixelData("the JPEG 2000 codestream has another one behind its end")
+    return sum(parts.values())
 
 
 def _codestream_span(data: bytes) -> tuple[int, int]:

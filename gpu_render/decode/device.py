@@ -9,9 +9,10 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from gpu_render.decode.codestream import Jpeg2000Header, parse_jpeg
+from gpu_render.decode.codestream import Jpeg2000Header, JpegHeader, parse_jpeg
 from gpu_render.decode.declared import check_declared, jpeg2000_header, photometric_of, widened
 from gpu_render.decode.jpeg_probes import Probes
+from gpu_render.decode.native import check_layout
 from gpu_render.decode.proof import Kind, ProofFile, ProofTable, ProvenRow, digest
 from gpu_render.errors import RenderError
 from gpu_render.frame import EncodedFrame, PixelLayout, Presentation, Samples
@@ -56,33 +57,33 @@ def plan(encoded: EncodedFrame, table: ProofTable) -> DevicePlan | None:
 
 def describe(encoded: EncodedFrame) -> DevicePlan | None:
     """The plan for a frame, whether it is proven or not. None where no proof could cover it."""
-    make = _PLANS.get(encoded.transfer_syntax_uid)
-    if make is None or encoded.layout.dtype.itemsize > 2 or encoded.layout.is_float:
+    make, layout = _PLANS.get(encoded.transfer_syntax_uid), encoded.layout
+    if make is None or layout.is_float or layout.bits_allocated not in (8, 16):
         return None
     try:
+        check_layout(layout)
         return make(encoded, bytes(encoded.data))
     except RenderError:
         return None  # the CPU says what is wrong
 
 
 def _jpeg2000(encoded: EncodedFrame, data: bytes) -> DevicePlan | None:
-    """Reversible codestreams; others only where nothing is clamped."""
-    may_be_lossy = encoded.transfer_syntax_uid in _MAY_BE_LOSSY
-    header = jpeg2000_header(data, encoded.layout, max_precision=16)
-    return _wavelet(encoded, data, header, may_be_lossy)
-
-
-def _htj2k_lossless(encoded: EncodedFrame, data: bytes) -> DevicePlan | None:
-    """Where values beyond the range show, for the CPU refuses them."""
-    header = jpeg2000_header(data, encoded.layout, max_precision=_WIDENED_BITS)
-    return _wavelet(encoded, data, header, may_be_lossy=False) if header.reversible else None
-
-
-def _wavelet(encoded: EncodedFrame, data: bytes, header: Jpeg2000Header, may_be_lossy: bool) -> DevicePlan | None:
+    """Reversible, and coded as nearly all are: ``prove`` tries nothing else. High throughput only where values beyond
+    the range show, for the CPU refuses them."""
     layout = encoded.layout
-    full = layout.bits_stored == 8 * layout.dtype.itemsize
-    if (may_be_lossy or not header.reversible) and not full:
+    may_be_lossy = encoded.transfer_syntax_uid in _MAY_BE_LOSSY
+    header = jpeg2000_header(data, layout, max_precision=16)
+    if not header.reversible or not header.plain:
+        return None
+    if may_be_lossy and layout.bits_stored < layout.bits_allocated:
         return None  # the CPU clamps to Bits Stored
+    if header.high_throughput and header.precision > _WIDENED_BITS:
+        return None
+    return _wavelet(encoded, data, header)
+
+
+def _wavelet(encoded: EncodedFrame, data: bytes, header: Jpeg2000Header) -> DevicePlan:
+    layout = encoded.layout
     stream = data[header.start : header.end]
     half = 1 << (header.precision - 1)
     low, high = (-half, half - 1) if header.signed else (0, 2 * half - 1)
@@ -98,7 +99,7 @@ def _wavelet(encoded: EncodedFrame, data: bytes, header: Jpeg2000Header, may_be_
         high=high,
         sign_bits=0 if header.signed == bool(layout.pixel_representation) else header.precision,
     )
-    if header.reversible and header.precision <= _WIDENED_BITS:
+    if header.precision <= _WIDENED_BITS:
         codestream = replace(
             codestream,
             data=widened(stream, header),
@@ -119,21 +120,33 @@ def _wavelet(encoded: EncodedFrame, data: bytes, header: Jpeg2000Header, may_be_
 
 
 def _jpeg_lossless(encoded: EncodedFrame, data: bytes) -> DevicePlan | None:
-    """One component without a point transform, in one scan."""
-    return _jpeg(encoded, data, (0xC3,))
+    """With a predictor of the transfer syntax, without a point transform."""
+    header = _jpeg_header(data, 0xC3)
+    predictors = range(1, 2 if encoded.transfer_syntax_uid == _FIRST_ORDER else 8)
+    if header is None or header.first_scan.low or header.first_scan.start not in predictors:
+        return None
+    return _jpeg(encoded, data, header)
 
 
 def _jpeg_lossy(encoded: EncodedFrame, data: bytes) -> DevicePlan | None:
-    """Baseline, one component of 8 bits."""
+    """Baseline, 8 bits."""
     full = encoded.layout.bits_stored == encoded.layout.bits_allocated == 8
-    return _jpeg(encoded, data, (0xC0,)) if full else None
+    header = _jpeg_header(data, 0xC0) if full else None
+    return _jpeg(encoded, data, header) if header is not None else None
 
 
-def _jpeg(encoded: EncodedFrame, data: bytes, processes: tuple[int, ...]) -> DevicePlan | None:
-    layout, header = encoded.layout, parse_jpeg(data)
-    lossless = header.start_of_frame == 0xC3
-    if header.start_of_frame not in processes or len(header.components) != 1 or (lossless and header.first_scan.low):
-        return None  # three components come out of nvJPEG transformed, whatever the dataset says
+def _jpeg_header(data: bytes, process: int) -> JpegHeader | None:
+    """Of one component without restart intervals; None for any other. Three components come out of nvJPEG transformed,
+    whatever the dataset says."""
+    if b"\xff\xd0" in data:
+        return None  # before the restart markers are counted: they may be millions
+    header = parse_jpeg(data)
+    factors = [(component.horizontal, component.vertical) for component in header.components]
+    return header if header.start_of_frame == process and factors == [(1, 1)] else None
+
+
+def _jpeg(encoded: EncodedFrame, data: bytes, header: JpegHeader) -> DevicePlan | None:
+    layout = encoded.layout
     check_declared(layout, header.rows, header.columns, 1, header.precision)
     witnesses = Probes(data, header).witnesses(layout.rows * layout.columns)
     if not witnesses:
@@ -156,7 +169,7 @@ def _jpeg(encoded: EncodedFrame, data: bytes, processes: tuple[int, ...]) -> Dev
         precision=header.precision,
         signed=False,
         components=1,
-        reversible=lossless,
+        reversible=header.start_of_frame == 0xC3,
         high_throughput=False,
         color_transform=False,
     )
@@ -168,12 +181,12 @@ def _decoded_layout(layout: PixelLayout) -> PixelLayout:
 
 
 _SYNTAX = "1.2.840.10008.1.2.4."
+_FIRST_ORDER = _SYNTAX + "70"
 _MAY_BE_LOSSY = {_SYNTAX + n for n in ("91", "203")}
 _PLANS: dict[str, Callable[[EncodedFrame, bytes], DevicePlan | None]] = {
     **{_SYNTAX + n: _jpeg_lossy for n in ("50", "51")},
     **{_SYNTAX + n: _jpeg_lossless for n in ("57", "70")},
-    **{_SYNTAX + n: _jpeg2000 for n in ("90", "91", "203")},
-    **{_SYNTAX + n: _htj2k_lossless for n in ("201", "202")},
+    **{_SYNTAX + n: _jpeg2000 for n in ("90", "91", "201", "202", "203")},
 }
 
 
@@ -194,12 +207,19 @@ def check(backend: Backend, file: ProofFile) -> ProofTable:
     except DeviceError as error:
         log.error("the CPU decodes: the device failed on the samples of the proof table (%s)", error)
         return ProofTable()
-    right = [
-        samples is not None and digest(samples) == row.sample.digest for row, samples in zip(rows, shown, strict=True)
-    ]
-    if not all(right):
-        log.error("%d rows of the proof table do not hold on this device, and are not used", right.count(False))
+    right = [_holds(*each) for each in zip(rows, frames, shown, strict=True)]
+    wrong = [row.kind for row, holds in zip(rows, right, strict=True) if not holds]
+    if wrong:
+        kinds = "; ".join(map(str, wrong))
+        log.error("the CPU decodes what rows of the proof table do not hold for on this device: %s", kinds)
     return ProofTable(row for row, holds in zip(rows, right, strict=True) if holds)
+
+
+def _holds(row: ProvenRow, frame: EncodedFrame, samples: Samples | None) -> bool:
+    """Whether the sample of a row is one of its kind, and came out as the CPU has it."""
+    planned = describe(frame)
+    of_its_kind = planned is not None and planned.kind == row.kind
+    return of_its_kind and samples is not None and digest(samples) == row.sample.digest
 
 
 def sample_frame(row: ProvenRow) -> EncodedFrame:

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Iterator
 from datetime import date
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from gpu_render.errors import StartupError
 
@@ -23,7 +23,7 @@ LEAST_DAMAGED = 20
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class Kind(_Record):
@@ -36,6 +36,11 @@ class Kind(_Record):
     reversible: bool
     high_throughput: bool
     color_transform: bool
+
+    def __str__(self) -> str:
+        sign = "signed" if self.signed else "unsigned"
+        colour = (", colour transform" if self.color_transform else ", colour") if self.components == 3 else ""
+        return f"{self.transfer_syntax_uid.removeprefix('1.2.840.10008.1.2.4.')}: {self.precision} bit {sign}{colour}"
 
 
 class Sample(_Record):
@@ -92,6 +97,13 @@ class ProofFile(_Record):
     format: Literal[1]
     note: str = ""
     rows: tuple[Row, ...] = ()
+
+    @model_validator(mode="after")
+    def _says_each_thing_once(self) -> Self:
+        """Otherwise a row that found a difference would stand beside one that did not."""
+        if len({(row.kind, row.codec) for row in self.rows}) < len(self.rows):
+            raise ValueError("two rows for one kind of codestream and one codec")
+        return self
 
 
 class ProofTable:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -23,6 +24,7 @@ from gpu_render import prove
 from gpu_render.archive.index import Index
 from gpu_render.decode.proof import load_file
 from gpu_render.gpus import Gpu
+from kernels import Codestream
 from tests.encoded import sample
 from tests.gpu_render.test_proof import WRONG, Codec, right
 from tests.kernels.host import HostBackend
@@ -103,10 +105,15 @@ def test_errors_say_what_to_do(tmp_path: Path, arguments: tuple[str, ...], code:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize(("decoder", "code"), [(right, 0), (WRONG["off by one"], 3), (None, 1)])
+def refuses(data: bytes, codestream: Codestream) -> None:
+    """A codec that knows nothing."""
+
+
+@pytest.mark.parametrize(("decoder", "code"), [(right, 0), (WRONG["off by one"], 3), (refuses, 4), (None, 1)])
 def test_prove_writes_a_table_and_says_what_it_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoder: Codec | None, code: int
 ) -> None:
+    monkeypatch.setattr(prove.Prover, "_device_is_faster", lambda *_: True)  # nothing here depends on time
     kinds = [kind for kind in prove.kinds() if kind.transfer_syntax_uid.endswith(".201")][:2]
     monkeypatch.setattr(prove, "kinds", lambda: kinds)
     monkeypatch.setattr(cli, "open_backend", lambda *_: HostBackend(decoder))
@@ -117,7 +124,21 @@ def test_prove_writes_a_table_and_says_what_it_found(
     if decoder is not None:
         assert [row.kind for row in load_file(path).rows] == kinds
         assert "201: 8 bit unsigned" in done.output
-        assert ("not proven" in done.output) is (code == 3)
+        assert ("not proven" in done.output) is (code != 0)
+
+
+def test_prove_compares_files_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = next(kind for kind in prove.kinds() if str(kind) == "90: 16 bit signed")
+    monkeypatch.setattr(prove, "kinds", lambda: [kind])
+    monkeypatch.setattr(prove.Prover, "_device_is_faster", lambda *_: True)
+    monkeypatch.setattr(cli, "open_backend", lambda *_: HostBackend(right))
+    shutil.copy(sample("MR_small_jp2klossless.dcm"), tmp_path)
+    path = tmp_path / "proof.json"
+    done = CliRunner().invoke(cli.app, ["prove", "--quick", "--output", str(path), "--files", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    (row,) = load_file(path).rows
+    assert row.compared == 5 * len(prove.QUICK.shapes) + 1
+    assert row.unequal == 0
 
 
 @pytest.mark.parametrize(("name", "value"), [("WORKERS", "none"), ("CACHE_BYTES", "-1"), ("ALLOWED_HOSTS", "a,b")])
