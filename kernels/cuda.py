@@ -17,7 +17,7 @@ import logging
 import math
 import traceback
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -178,27 +178,35 @@ class CudaBackend:
 
     def kernel_and_copy_ms(self, jobs: Sequence[RenderJob], nbytes: int) -> tuple[float, float]:
         """For benchmarks: time [ms] of the kernel alone over a batch, and of a copy of ``nbytes`` from one place in the
-        device's memory to another, right after it. Nothing comes down.
-
-        Copies go before, so that the device is busy until all is queued: otherwise it would wait for the host between
-        an event and what the event times.
-        """
+        device's memory to another, right after it. Nothing comes down."""
         batch, _pixels = _batch(jobs)
-        slot, runtime = self._free_slot(), self._cupy.cuda.runtime
-        begun, between, done = (self._cupy.cuda.Event() for _ in range(3))
+        slot = self._free_slot()
         with self._on_device():
-            source, target = (self._cupy.cuda.alloc(nbytes) for _ in range(2))
-            copy = partial(runtime.memcpyAsync, int(target.ptr), int(source.ptr), nbytes, runtime.memcpyDeviceToDevice)
             self._upload_batch(batch, slot)
-            for _ in range(COPIES_AHEAD):
-                copy(self._compute.ptr)
-            self._compute.record(begun)
-            self._render(batch, slot)
-            self._compute.record(between)
-            copy(self._compute.ptr)
-            self._compute.record(done)
-            done.synchronize()
-            return self._between_ms(begun, between), self._between_ms(between, done)
+            return self._beside_copy(partial(self._render, batch, slot), nbytes)
+
+    def unpack_and_copy_ms(self, frames: Sequence[Packed], nbytes: int) -> tuple[float, float]:
+        """``kernel_and_copy_ms`` of the kernel that unpacks, behind the upload of what it unpacks."""
+        records = [unpack_record(frame) for frame in frames]
+        with self._on_device():
+            pixels = [self._pixels(frame.shape, frame.dtype) for frame in frames]
+            addresses = [p.address for p in pixels]
+            memory = self._upload_packed(list(zip(frames, records, addresses, strict=True)))
+            self._ring.before(self._compute)
+            return self._beside_copy(partial(self._unpack, frames, int(memory.ptr)), nbytes)
+
+    def adopt_and_copy_ms(self, codestream: Codestream, left: Sequence[object], nbytes: int) -> tuple[float, float]:
+        """``kernel_and_copy_ms`` of the kernel that takes over what a codec left. ``left``: handles of frames in its
+        place, laid out as the codec leaves what ``codestream`` declares; the codestream's data are not looked at."""
+        dtype, row = declared_dtype(codestream), _dense(codestream)
+        sources = [_sized(pixels, dtype, math.prod(codestream.shape)) for pixels in left]
+        rows = np.array([adopt_record(codestream, dtype, row)] * len(sources), ADOPT_PARAMS)
+        rows["source"] = [source.address for source in sources]
+        with self._on_device():
+            pixels = [self._pixels(codestream.shape, codestream.dtype) for _ in sources]
+            rows["output"] = [p.address for p in pixels]
+            at = self._ask_adopt(rows)
+            return self._beside_copy(partial(self._run, "adopt_batch", _adopt_blocks(rows), at, len(rows)), nbytes)
 
     def trim(self) -> None:
         """See ``kernels.Backend.trim``. Waits for the device; batches in flight keep what they use."""
@@ -287,6 +295,26 @@ class CudaBackend:
         while self._held and self._held[0][0].done:
             self._held.popleft()
 
+    def _beside_copy(self, kernel: Callable[[], None], nbytes: int) -> tuple[float, float]:
+        """Times [ms] of a kernel, which the call queues, and of a copy of ``nbytes`` on the device.
+
+        Copies go before, so that the device is busy until all is queued: otherwise it would wait for the host between
+        an event and what the event times.
+        """
+        runtime, events = self._cupy.cuda.runtime, [self._cupy.cuda.Event() for _ in range(3)]
+        source, target = (self._cupy.cuda.alloc(nbytes) for _ in range(2))
+        copy = partial(runtime.memcpyAsync, int(target.ptr), int(source.ptr), nbytes, runtime.memcpyDeviceToDevice)
+        for _ in range(COPIES_AHEAD):
+            copy(self._compute.ptr)
+        begun, between, done = events
+        self._compute.record(begun)
+        kernel()
+        self._compute.record(between)
+        copy(self._compute.ptr)
+        self._compute.record(done)
+        done.synchronize()
+        return self._between_ms(begun, between), self._between_ms(between, done)
+
     def _between_ms(self, begun: Any, done: Any) -> float:
         return float(self._cupy.cuda.get_elapsed_time(begun, done))
 
@@ -352,10 +380,12 @@ class CudaBackend:
             held.append(self._upload_packed(packed))
         self._ring.before(self._compute)
         if packed:
-            blocks = max(_blocks(math.prod(frame.shape)) for frame, _, _ in packed)
-            self._run("unpack_batch", blocks, held[-1].ptr, len(packed))
+            self._unpack([frame for frame, _, _ in packed], int(held[-1].ptr))
         self._held.append((self._compute.record(self._event()), held))
         return pixels
+
+    def _unpack(self, frames: Sequence[Packed], at: int) -> None:
+        self._run("unpack_batch", max(_blocks(math.prod(frame.shape)) for frame in frames), at, len(frames))
 
     def _upload_packed(self, packed: Sequence[tuple[Packed, np.void, int]]) -> Any:
         """Device memory to which go the records, addresses filled in, and the packed bytes behind them."""
@@ -451,20 +481,25 @@ class CudaBackend:
         order = [(i, 0) for i in range(len(images))]
         order += [(i, k) for i, each in enumerate(images) for k in range(1, len(each))]
         count, rows = len(images), np.array([records[i] for i, _ in order], ADOPT_PARAMS)
-        words = ADOPT_WORDS * len(rows)
-        at = self._place_for_answers(rows.nbytes, words)
         rows["source"] = [images[i][k].address for i, k in order]
         rows["row_stride"] = [images[i][k].row_stride for i, k in order]
         rows["output"][:count] = [p.address for p in pixels]
         rows["reference"][count:] = [pixels[i].address for i, _ in order[count:]]
-        rows["stats"] = at + rows.nbytes + 8 * ADOPT_WORDS * np.arange(len(rows), dtype=np.uint64)
-        self._ask(rows, words)
-        blocks = min(int(rows["rows"].max()), MAX_BLOCKS_A_FRAME)
+        at, blocks = self._ask_adopt(rows), _adopt_blocks(rows)
         self._run("adopt_batch", blocks, at, count)
         if len(rows) > count:
             self._run("adopt_batch", blocks, at + count * ADOPT_PARAMS.itemsize, len(rows) - count)
-        answers = dict(zip(order, self._answered(rows.nbytes, words).reshape(-1, ADOPT_WORDS), strict=True))
+        reports = self._answered(rows.nbytes, ADOPT_WORDS * len(rows)).reshape(-1, ADOPT_WORDS)
+        answers = dict(zip(order, reports, strict=True))
         return [[answers[i, k] for k in range(len(each))] for i, each in enumerate(images)]
+
+    def _ask_adopt(self, rows: Array) -> int:
+        """Upload the records of ``adopt_batch``, with places for its reports filled in; where they are."""
+        words = ADOPT_WORDS * len(rows)
+        at = self._place_for_answers(rows.nbytes, words)
+        rows["stats"] = at + rows.nbytes + 8 * ADOPT_WORDS * np.arange(len(rows), dtype=np.uint64)
+        self._ask(rows, words)
+        return at
 
 
 def _import_cupy() -> Any:
@@ -535,9 +570,13 @@ def _unpack_record(frame: Array | Packed) -> np.void | None:
 
 
 def _checked(pixels: object, record: Record) -> DevicePixels:
-    if not isinstance(pixels, DevicePixels) or pixels.dtype != record.sample_dtype:
+    return _sized(pixels, record.sample_dtype, record.rows * record.columns * record.samples)
+
+
+def _sized(pixels: object, dtype: np.dtype[np.generic], size: int) -> DevicePixels:
+    if not isinstance(pixels, DevicePixels) or pixels.dtype != dtype:
         raise ValueError("the samples are not of the record's format")
-    if pixels.size != record.rows * record.columns * record.samples:
+    if pixels.size != size:
         raise ValueError("the samples are not of the record's size")
     return pixels
 
@@ -579,6 +618,10 @@ def _judged(codestream: Codestream, pixels: DevicePixels, reports: Sequence[Word
     if not all(holds(witness, codestream, r) for witness, r in zip(codestream.witnesses, reports[1:], strict=True)):
         return None
     return Decoded(pixels, *extent)
+
+
+def _adopt_blocks(rows: Array) -> int:
+    return min(int(rows["rows"].max()), MAX_BLOCKS_A_FRAME)
 
 
 def _blocks(items: int) -> int:

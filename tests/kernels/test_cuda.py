@@ -26,7 +26,7 @@ from kernels import (
 from kernels.cpu import CpuBackend
 from kernels.cuda import CudaBackend
 from kernels.nvcodec import CodecImage, CodecUnavailable
-from kernels.packing import unpack
+from kernels.packing import Packed, Packing, unpack
 from kernels.params import FRAME_PARAMS, STEPS, UNPACK_PARAMS, Curve, Stage
 from tests.kernels import fake_cupy, host
 from tests.kernels.cases import EDGES, GREYS, PACKED, Array, Case, case, ramp, render
@@ -107,6 +107,40 @@ def test_the_kernel_and_a_copy_are_timed_without_a_download(fake: FakeDevice) ->
         backend.kernel_and_copy_ms(jobs, 5000)
     assert fake.alive == before
     assert backend.cache_bytes == 4096
+
+
+def test_unpacking_is_timed_behind_its_upload(fake: FakeDevice) -> None:
+    backend, before = opened(fake), fake.alive
+    planes = Packed(np.arange(600, dtype=np.uint8) % 251, Packing.BYTE_PLANES, (15, 20), np.dtype("<i2"))
+    assert backend.unpack_and_copy_ms([planes, planes], 5000) == (1, 1)
+    assert fake.log == ["upload"] * 3 + ["copy"] * cuda.COPIES_AHEAD + ["unpack_batch", "copy"]
+    assert fake.uploaded == 2 * planes.nbytes + 2 * UNPACK_PARAMS.itemsize
+    backend.trim()
+    assert fake.alive == before
+
+
+def test_adopting_is_timed_over_frames_in_a_codecs_place(fake: FakeDevice) -> None:
+    backend, samples = opened(fake), ramp("<u2", 15, 20)
+    left = backend.put([samples, samples])
+    declared = Codestream(
+        data=b"",
+        codec="jpeg2000",
+        shape=(15, 20),
+        dtype=np.dtype("<i2"),
+        precision=16,
+        signed=False,
+        offset=0,
+        low=0,
+        high=65535,
+        sign_bits=16,
+    )
+    fake.log.clear()
+    assert backend.adopt_and_copy_ms(declared, left, 5000) == (1, 1)
+    assert fake.log == ["upload", *["copy"] * cuda.COPIES_AHEAD, "adopt_batch", "copy"]
+    with pytest.raises(ValueError, match="size"):
+        backend.adopt_and_copy_ms(replace(declared, shape=(15, 21)), left, 5000)
+    with pytest.raises(ValueError, match="format"):
+        backend.adopt_and_copy_ms(replace(declared, precision=8, sign_bits=8), left, 5000)
 
 
 def test_timing_keeps_out_of_what_is_in_flight(fake: FakeDevice) -> None:
