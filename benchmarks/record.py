@@ -71,7 +71,7 @@ class Kernel(_Record):
 
     name: str
     frames: int = Field(ge=1)
-    bytes_read: int = Field(description="of samples, each once: what the kernel cannot do without")
+    bytes_read: int = Field(description="of samples, records and tables, each once")
     bytes_written: int
     cache_bytes: int = Field(description="of the device's L2")
     kernel: Summary = Field(description="by CUDA events around the kernel")
