@@ -75,6 +75,8 @@ def _jpeg2000(encoded: EncodedFrame, data: bytes) -> DevicePlan | None:
     header = jpeg2000_header(data, layout, max_precision=16)
     if not header.reversible or not header.plain:
         return None
+    if header.high_throughput != (encoded.transfer_syntax_uid in _HIGH_THROUGHPUT):
+        return None
     if may_be_lossy and layout.bits_stored < layout.bits_allocated:
         return None  # the CPU clamps to Bits Stored
     if header.high_throughput and header.precision > _WIDENED_BITS:
@@ -148,6 +150,8 @@ def _jpeg_header(data: bytes, process: int) -> JpegHeader | None:
 def _jpeg(encoded: EncodedFrame, data: bytes, header: JpegHeader) -> DevicePlan | None:
     layout = encoded.layout
     check_declared(layout, header.rows, header.columns, 1, header.precision)
+    if layout.photometric_interpretation.startswith("YBR"):
+        return None  # of one component
     witnesses = Probes(data, header).witnesses(layout.rows * layout.columns)
     if not witnesses:
         return None
@@ -182,6 +186,7 @@ def _decoded_layout(layout: PixelLayout) -> PixelLayout:
 
 _SYNTAX = "1.2.840.10008.1.2.4."
 _FIRST_ORDER = _SYNTAX + "70"
+_HIGH_THROUGHPUT = {_SYNTAX + n for n in ("201", "202", "203")}
 _MAY_BE_LOSSY = {_SYNTAX + n for n in ("91", "203")}
 _PLANS: dict[str, Callable[[EncodedFrame, bytes], DevicePlan | None]] = {
     **{_SYNTAX + n: _jpeg_lossy for n in ("50", "51")},

@@ -212,6 +212,8 @@ def jpeg(name: str, **options: Any) -> tuple[bytes, EncodedFrame]:
 def test_what_is_unusual_in_jpeg_is_the_cpus() -> None:
     data, frame = jpeg("70: 12 bit unsigned", lossless=True, predictor=1)
     assert describe(frame) is not None
+    ybr = replace(frame.layout, photometric_interpretation="YBR_FULL")
+    assert describe(replace(frame, layout=ybr)) is None
     factors = data.index(b"\xff\xc3") + 11
     assert data[factors] == 0x11
     assert describe(replace(frame, data=data[:factors] + b"\x22" + data[factors + 1 :])) is None
@@ -241,6 +243,10 @@ def test_what_prove_does_not_try_is_the_cpus() -> None:
     deep = kind_layout(KINDS["90: 16 bit unsigned"], 40, 50)
     for uid in ("1.2.840.10008.1.2.4.201", "1.2.840.10008.1.2.4.203"):
         assert describe(encode(bytes(high), uid, deep)) is None
+    assert describe(replace(frame, transfer_syntax_uid="1.2.840.10008.1.2.4.201")) is None
+    fast = prove.encode(KINDS["201: 8 bit unsigned"], values, 0)
+    assert describe(encode(fast, "1.2.840.10008.1.2.4.201", layout)) is not None
+    assert describe(encode(fast, "1.2.840.10008.1.2.4.90", layout)) is None
 
 
 def test_small_frames_and_unproven_kinds_are_the_cpus() -> None:
