@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import gc
 import random
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -53,8 +54,9 @@ NOTES = (
     "pictures end in host memory.",
     "Series: all slices once, several waited for at a time. Cold: from the files, nothing in any cache; warm: the same "
     "again, without a byte uploaded but records.",
-    "First frame: one slice from its file, when the service is idle. Window drag: one frame on the device, another "
-    "window each time, one after the other. Eight series: eight clients, each of which asks one by one.",
+    "First frame: one slice, when the service is idle. Cold: from its file; warm: the same once more. Window drag: one "
+    "frame on the device, another window each time, one after the other. Eight series: eight clients, each of which "
+    "asks one by one.",
     "pydicom: file by file, decoded by NVIDIA's plug-in where it can and windowed by NumPy in float32; it keeps "
     "nothing, so there is no warm pass.",
     "Kernel alone: a whole series on the device in one launch, by CUDA events: neither files nor bus.",
@@ -63,17 +65,19 @@ NOTES = (
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """``slices`` a series, ``clients`` that share one; ``first`` frames and a drag of ``windows`` a round."""
+    """``slices`` a series, ``clients`` that share one; ``first`` frames and a drag of ``windows`` a round. After
+    ``limit_s`` [s] no further round begins."""
 
     slices: int
     rounds: int
     clients: int
     first: int
     windows: int
+    limit_s: float
 
 
-FULL = Plan(slices=300, rounds=5, clients=64, first=6, windows=200)
-QUICK = Plan(slices=48, rounds=2, clients=32, first=3, windows=200)
+FULL = Plan(slices=300, rounds=5, clients=64, first=6, windows=200, limit_s=900)
+QUICK = Plan(slices=48, rounds=2, clients=32, first=3, windows=200, limit_s=120)
 
 Job = Callable[[int], Awaitable[None]]
 """One measurement, given the number of the round."""
@@ -128,8 +132,8 @@ class Bench:
 
     def _add_first_frames(self, series: Series) -> None:
         for service in self._services:
-            own = self._tally(series.name, "first frame", service.name, "cold", 1, 1)
-            self.jobs.append(partial(_first_frames, service, wanted_of(series), self._plan.first, own))
+            cold, warm = (self._tally(series.name, "first frame", service.name, s, 1, 1) for s in ("cold", "warm"))
+            self.jobs.append(partial(_first_frames, service, wanted_of(series), self._plan.first, cold, warm))
 
     def _add_window_drag(self, series: Series) -> None:
         wanted = drag_of(series, self._plan.windows)
@@ -156,11 +160,13 @@ async def _cold_and_warm(service: Service, clients: Sequence[Wanted], cold: Tall
         await service.one_pass(renderer, clients, warm)
 
 
-async def _first_frames(service: Service, wanted: Wanted, count: int, tally: Tally, number: int) -> None:
-    """Each frame is a pass of its own; another round takes others, as long as there are any."""
+async def _first_frames(service: Service, wanted: Wanted, count: int, cold: Tally, warm: Tally, number: int) -> None:
+    """Each frame is a pass of its own, and another; another round takes others, as long as there are any."""
     async with service.renderer() as renderer:
         for place in range(number * count, (number + 1) * count):
-            await service.one_pass(renderer, [[wanted[place % len(wanted)]]], tally)
+            one = [[wanted[place % len(wanted)]]]
+            await service.one_pass(renderer, one, cold)
+            await service.one_pass(renderer, one, warm)
 
 
 async def _window_drag(service: Service, wanted: Wanted, tally: Tally, _round: int) -> None:
@@ -194,15 +200,17 @@ async def check_pictures(series: Sequence[Series], services: Sequence[Service], 
     return notes
 
 
-async def measure(bench: Bench, rounds: int, step: Callable[[], None]) -> list[record.Throughput]:
-    """All jobs in every round, in another order each time."""
-    order = random.Random(rounds)
-    for number in range(rounds):
-        for job in order.sample(bench.jobs, len(bench.jobs)):
+async def measure(jobs: Sequence[Job], plan: Plan, step: Callable[[], None]) -> int:
+    """All jobs in every round, in another order each time. Returns how many rounds there were; at least one."""
+    order, begun = random.Random(plan.rounds), time.monotonic()
+    for number in range(plan.rounds):
+        if number and time.monotonic() - begun > plan.limit_s:
+            return number
+        for job in order.sample(jobs, len(jobs)):
             await job(number)
             gc.collect()
             step()
-    return [tally.result() for tally in bench.tallies]
+    return plan.rounds
 
 
 def prepare(directory: Path, plan: Plan, console: Console) -> list[Path]:
@@ -233,10 +241,12 @@ def run(options: argparse.Namespace, plan: Plan, console: Console) -> record.Run
         archive.scan()
         library, note = stack.enter_context(pydicom_with_plugin() if options.pydicom else no_pydicom())
         series = gpu_data.list_series(archive, folders)
-        on_gpu = Service(GPU, archive, opened.backend, pool, settings, proven(opened, options.proof))
+        table = proven(opened, options.proof or settings.proof_path)
+        codec = f"The GPU decodes {len(table)} proven kinds of codestream; codec: {opened.backend.codec or 'none'}."
+        on_gpu = Service(GPU, archive, opened.backend, pool, settings, table)
         services = [on_gpu, Service(CPU, archive, CpuBackend(), pool, settings)]
         throughputs, notes = asyncio.run(_run(plan, series, services, library, opened, console))
-        return gpu_run.run_of("gpu", begun, opened, [*NOTES, note, *notes], throughputs=throughputs)
+        return gpu_run.run_of("gpu", begun, opened, [*NOTES, codec, note, *notes], throughputs=throughputs)
 
 
 async def _run(
@@ -253,7 +263,10 @@ async def _run(
     bench = Bench(plan, series, services, library, kernels)
     with gpu_run.bar(console) as bar:
         task = bar.add_task("measuring", total=plan.rounds * len(bench.jobs))
-        return await measure(bench, plan.rounds, lambda: bar.advance(task)), notes
+        rounds = await measure(bench.jobs, plan, lambda: bar.advance(task))
+    if rounds < plan.rounds:
+        notes.append(f"After {plan.limit_s:g} s there were {rounds} rounds instead of {plan.rounds}.")
+    return [tally.result() for tally in bench.tallies], notes
 
 
 def proven(opened: Gpu, path: Path | None) -> ProofTable:
@@ -268,7 +281,11 @@ def main(arguments: Sequence[str] | None = None, plan: Plan | None = None) -> in
     """The command; returns its exit status."""
     parser = gpu_run.parser("gpu", __doc__)
     parser.add_argument("--data", type=Path, default=default_cache_dir() / "bench", help="where the slices are kept")
-    parser.add_argument("--proof", type=Path, help="proof table of gpu-render prove (default: the one that is shipped)")
+    parser.add_argument(
+        "--proof",
+        type=Path,
+        help="proof table of gpu-render prove (default: GPU_RENDER_PROOF_PATH's, then the shipped)",
+    )
     parser.add_argument("--no-pydicom", dest="pydicom", action="store_false", help="leave out pydicom")
     options = parser.parse_args(arguments)
     chosen = plan or (QUICK if options.quick else FULL)

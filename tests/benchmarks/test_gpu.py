@@ -1,8 +1,10 @@
 """The benchmark of the service on a GPU: its data, its ways to pictures, and a small run over a fake CuPy."""
 
+import asyncio
 import contextlib
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,7 @@ from gpu_render.view import View
 from tests.kernels import host
 from tests.kernels.fake_cupy import CUDARuntimeError, FakeDevice
 
-SMALL = Plan(slices=2, rounds=1, clients=2, first=1, windows=3)
+SMALL = Plan(slices=2, rounds=1, clients=2, first=1, windows=3, limit_s=60)
 
 
 @pytest.fixture
@@ -140,7 +142,11 @@ def test_small_run_end_to_end(
         assert not warm.decoder
         assert rows[name, "series", PYDICOM, "cold"].answer is not None
         for service in (GPU, CPU):
-            assert rows[name, "first frame", service, "cold"].per_slice.n == SMALL.rounds * SMALL.first
+            cold, warm = (rows[name, "first frame", service, state] for state in ("cold", "warm"))
+            assert cold.per_slice.n == warm.per_slice.n == SMALL.rounds * SMALL.first
+            assert (cold.uploads, warm.uploads) == (int(service == GPU), 0)
+            assert cold.decoder
+            assert not warm.decoder
     drag = rows["uncompressed", "window drag", GPU, "warm"]
     assert (drag.slices, drag.uploads, drag.downloads, drag.launches) == (3, 0, 3, 3)
     assert drag.answer is not None
@@ -155,6 +161,17 @@ def test_small_run_end_to_end(
     assert plot.read_bytes().startswith(b"\x89PNG")
     assert gpu_report.throughput_markdown(run).splitlines()[2] in capsys.readouterr().out
     assert len(gpu_report.throughput_table(run).rows) == len(rows)
+
+
+def test_after_its_time_no_further_round_begins() -> None:
+    done: list[int] = []
+
+    async def job(number: int) -> None:
+        done.append(number)
+
+    plan = replace(SMALL, rounds=5, limit_s=-1)
+    assert asyncio.run(benchmark.measure([job, job], plan, lambda: None)) == 1
+    assert done == [0, 0]
 
 
 def test_a_device_that_dies_gives_no_figures(
