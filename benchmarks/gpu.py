@@ -242,11 +242,12 @@ def run(options: argparse.Namespace, plan: Plan, console: Console) -> record.Run
         library, note = stack.enter_context(pydicom_with_plugin() if options.pydicom else no_pydicom())
         series = gpu_data.list_series(archive, folders)
         table = proven(opened, options.proof or settings.proof_path)
-        codec = f"The GPU decodes {len(table)} proven kinds of codestream; codec: {opened.backend.codec or 'none'}."
+        codec = opened.backend.codec or "none"
+        proof = f"Kinds of codestream that the GPU is proven to decode: {len(table)}; its codec: {codec}."
         on_gpu = Service(GPU, archive, opened.backend, pool, settings, table)
         services = [on_gpu, Service(CPU, archive, CpuBackend(), pool, settings)]
         throughputs, notes = asyncio.run(_run(plan, series, services, library, opened, console))
-        return gpu_run.run_of("gpu", begun, opened, [*NOTES, codec, note, *notes], throughputs=throughputs)
+        return gpu_run.run_of("gpu", begun, opened, [*NOTES, proof, note, *notes], throughputs=throughputs)
 
 
 async def _run(
