@@ -28,6 +28,8 @@ log = logging.getLogger("gpu_render")
 MAX_BATCH_BYTES = 256 * 1024 * 1024
 #: Failures without a success between them after which a device counts as lost.
 MOST_FAULTS = 5
+#: Time [s] between messages about faults that the service survives.
+SILENCE_S = 60.0
 
 T = TypeVar("T")
 
@@ -104,6 +106,7 @@ class Device:
         self._asked = backend.name
         self._cpu = backend if isinstance(backend, CpuBackend) else CpuBackend()
         self._faults = 0
+        self._silent_until_s = 0.0
 
     # -- decoding ---------------------------------------------------------------------------------------------
 
@@ -271,21 +274,29 @@ class Device:
                 raise
         self.counts.out_of_memory += 1
         self.residency.shrink()
-        log.warning("the device's memory did not suffice; at most %d MiB for frames now", self.residency.budget >> 20)
+        self._say(f"the device's memory did not suffice; at most {self.residency.budget >> 20} MiB for frames now")
         self.backend.trim()
         return call()
 
     def _fault(self, error: Exception) -> None:
         """Note a failure of the device. Any other exception is somebody's frame: the CPU will say whose."""
         if not isinstance(error, DeviceError):
-            log.error("a batch failed with %s; its members are done apart", type(error).__name__)
+            self._say(f"a batch failed with {type(error).__name__}; its members are done apart")
             return
         self.counts.faults += 1
-        self._faults += 1
+        if not error.out_of_memory:  # a frame above the device's memory says nothing of the device
+            self._faults += 1
         if error.lost or self._faults >= MOST_FAULTS:
             self._lose(str(error))
         else:
-            log.error("the device failed (%s); the CPU does this batch", error)
+            self._say(f"the device failed ({error}); the CPU does this batch")
+
+    def _say(self, what: str) -> None:
+        """Log what may happen with every batch, at most once a minute; metrics count all of it."""
+        now = time.monotonic()
+        if now >= self._silent_until_s:
+            self._silent_until_s = now + SILENCE_S
+            log.error("%s", what)
 
     def _lose(self, reason: str) -> None:
         if self.lost is None:

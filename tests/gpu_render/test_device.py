@@ -229,6 +229,15 @@ def test_a_device_that_only_fails_counts_as_lost(backend: TestDevice, device: De
     assert device.lost == "CUDA error 701"
 
 
+def test_memory_that_never_suffices_is_no_reason_to_give_the_device_up(backend: TestDevice, device: Device) -> None:
+    frames = [frame(1)]
+    for _ in range(2 * MOST_FAULTS):
+        backend.fail("put", out_of_memory(), out_of_memory())
+        assert_right(pictures(device, frames), frames, "cpu")
+    assert device.lost is None
+    assert_right(pictures(device, frames), frames, "cuda")
+
+
 def test_a_frame_of_which_only_the_device_had_a_copy_is_gone_with_it(backend: TestDevice, device: Device) -> None:
     frames = [frame(1), frame(2)]
     pictures(device, frames)

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import gc
+import random
 import threading
 from collections.abc import AsyncIterator
 from typing import Any, cast
@@ -23,7 +25,7 @@ from gpu_render.view import Region, Stage, View
 from gpu_render.workers import WorkerPool
 from kernels import Codestream
 from kernels.cpu import CpuBackend
-from tests.devices import TestDevice, lost
+from tests.devices import TestDevice, lost, out_of_memory, refused
 
 pytestmark = pytest.mark.anyio
 LAYOUT = PixelLayout(2, 3, 1, 16, 16, 15, 0, "MONOCHROME2")
@@ -348,3 +350,43 @@ async def test_a_frame_larger_than_the_devices_budget_is_not_planned_for_it(
     async with decoding_over(archive, backend) as renderer:
         assert (await renderer.render(frame(1), STORED)).pixels.tolist() == pixels_of(1)
     assert decoding.plans == 0
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_whatever_happens_in_whatever_order_every_picture_is_right(
+    archive: GatedArchive, decoding: Decoding, seed: int
+) -> None:
+    """Small budgets, failing calls, changed files, callers that go, and at last perhaps a lost device."""
+    chance = random.Random(seed)
+
+    def decoder(codestream: Codestream) -> Any:
+        return None if chance.random() < 0.2 else decoding.decoder(codestream)
+
+    backend = TestDevice(memory_bytes=chance.choice([10, 40, 100, 400, 4000]), decoder=decoder)
+    settings = {"cache_bytes": chance.choice([0, 1024, 5000, 100_000]), "max_batch": chance.choice([1, 3, 32])}
+    views = (STORED, View(stage=Stage.STORED, region=Region(0, 0, 3, 2)))
+
+    async def ask(renderer: Renderer, number: int) -> None:
+        asked = asyncio.ensure_future(
+            renderer.render(frame(number), chance.choice(views), chance.choice(list(Priority)))
+        )
+        if chance.random() < 0.1:
+            await asyncio.sleep(0)
+            asked.cancel()
+            await asyncio.gather(asked, return_exceptions=True)
+        else:
+            assert (await asyncio.wait_for(asked, WAIT_S)).pixels.tolist() == pixels_of(number)
+
+    async with decoding_over(archive, backend, **settings) as renderer:
+        for number in range(20):
+            for method in ("put", "launch", "collect", "decode"):
+                if chance.random() < 0.15:
+                    backend.fail(method, chance.choice([out_of_memory(), refused(), RuntimeError("any other"), None]))
+            if number > 15 and chance.random() < 0.2:
+                backend.fail(chance.choice(["put", "launch", "collect", "decode", "trim"]), lost())
+            archive.generation += chance.random() < 0.1
+            await asyncio.gather(*(ask(renderer, chance.randint(1, 25)) for _ in range(40)))
+        residency, is_lost = renderer.device.residency, renderer.device.lost is not None
+        assert residency.nbytes <= residency.budget
+    gc.collect()
+    assert is_lost or backend.used == residency.nbytes  # nothing else holds memory of the device
