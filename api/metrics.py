@@ -43,7 +43,7 @@ FIGURES = {
     "device_cache_evictions_total": "Frames that left the device's memory for others",
     "uploads_total": "Frames copied to the device",
     "upload_bytes_total": "Bytes copied to the device",
-    "downloads_total": "Pictures copied from the device",
+    "downloads_total": "Batches of pictures copied from the device, one for each launch",
     "launches_total": "Kernel launches; pictures of one batch share one",
     "decoded_on_device_total": "Frames that the device decoded",
     "decode_refused_by_device_total": "Frames that the device's decoder refused and the CPU decoded",

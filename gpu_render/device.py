@@ -93,20 +93,29 @@ class Counts:
 class Device:
     """A backend, the frames that are on it, and the CPU in its place. Used by one thread, the device thread.
 
-    ``cache_percent``: of the memory that is free now, for frames.
+    ``cache_percent``: of the memory that is free now, for frames. ``settle``: called before memory is made free, to
+    finish what is in flight and so holds some. ``decodes``: whether its codec is to be asked.
     """
 
     def __init__(self, backend: Backend, cache_percent: int) -> None:
         self.backend = backend
         self.lost: str | None = None
         self.counts = Counts()
-        memory = backend.memory()
-        self.has_memory = memory is not None
-        self.residency = Residency(memory[0] * cache_percent // 100 if memory else 0)
+        self.settle: Callable[[], None] = lambda: None
+        self.decodes = bool(backend.codec)
         self._asked = backend.name
         self._cpu = backend if isinstance(backend, CpuBackend) else CpuBackend()
-        self._faults = 0
+        self._faults = self._codec_faults = 0
         self._silent_until_s = 0.0
+        self.residency = Residency(0)
+        try:
+            memory = backend.memory()
+        except DeviceError as error:
+            memory = None
+            self._lose(str(error))
+        self.has_memory = memory is not None
+        self._most_bytes = memory[0] if memory else 0
+        self.residency = Residency(self._most_bytes * cache_percent // 100)
 
     # -- decoding ---------------------------------------------------------------------------------------------
 
@@ -115,22 +124,23 @@ class Device:
         try:
             found = self._with_memory(lambda: self.backend.decode([codestream for _, codestream in wanted]))
         except Exception as error:  # noqa: BLE001 - whatever a codec raises: the CPU decodes
-            self._fault(error)
-            found = [None] * len(wanted)
+            self._codec_fault(error)
+            return [False] * len(wanted)
+        self._codec_faults = 0
         for (frame, _), decoded in zip(wanted, found, strict=True):
             if decoded is not None:
                 self.residency.add(frame, decoded.pixels)
-        kept = [frame.pixels is not None for frame, _ in wanted]
-        self.counts.decoded += sum(kept)
-        self.counts.refused += len(kept) - sum(kept)
-        return kept
+        refused = found.count(None)
+        self.counts.refused += refused
+        self.counts.decoded += len(found) - refused
+        return [frame.pixels is not None for frame, _ in wanted]
 
     # -- rendering --------------------------------------------------------------------------------------------
 
     def prepare(self, works: Sequence[Work]) -> list[Ready | Exception]:
         """Upload the frames that are not there, in one go; find what windows depend on; fold. An exception instead of
         work that cannot be done, Gone among them."""
-        frames = list({id(work.frame): work.frame for work in works}.values())
+        frames = list({id(work.frame): work.frame for work in works if self._fits(work.frame)}.values())
         try:
             handles, upload_ms = self._with_memory(lambda: self._handles(frames))
             troubles = self._find_extents(works, handles)
@@ -143,6 +153,8 @@ class Device:
         self, work: Work, handles: dict[int, object], troubles: dict[int, Exception], upload_ms: dict[int, float]
     ) -> Ready | Exception:
         key = id(work.frame)
+        if not self._fits(work.frame):
+            return Ready(work, None, None, 0.0)
         if key not in handles:
             return Gone()
         if key in troubles and self._lacks_extent(work):
@@ -152,6 +164,10 @@ class Device:
         except Exception as error:  # noqa: BLE001 - belongs to whoever waits
             return error
         return Ready(work, RenderJob(handles[key], folded.params, folded.table), folded.window, upload_ms.get(key, 0.0))
+
+    def _fits(self, frame: DeviceFrame) -> bool:
+        """Whether the device could ever hold a frame; driving others out would not help one that is too large."""
+        return not self.has_memory or frame.pixels is not None or frame.device_nbytes <= self._most_bytes
 
     def _handles(self, frames: Sequence[DeviceFrame]) -> tuple[dict[int, object], dict[int, float]]:
         """Handles by id, but of frames that are gone; and the time of the upload [ms] of those that were uploaded."""
@@ -217,7 +233,7 @@ class Device:
         except Exception as error:  # noqa: BLE001 - the members are rendered apart
             self._fault(error)
             return Flight(batch, backend, None)
-        self.counts.launches += 1
+        self.counts.launches += self.has_memory
         return Flight(batch, backend, ticket)
 
     def land(self, flight: Flight) -> list[Picture | Exception]:
@@ -229,7 +245,7 @@ class Device:
                 self._fault(error)
             else:
                 self._faults = 0
-                self.counts.downloads += 1
+                self.counts.downloads += self.has_memory
                 self.residency.recover()
                 self._count_cpu(flight.backend.name, len(arrays))
                 ready = zip(flight.batch, arrays, strict=True)
@@ -266,30 +282,46 @@ class Device:
     # -- faults -----------------------------------------------------------------------------------------------
 
     def _with_memory(self, call: Callable[[], T]) -> T:
-        """``call``, once more with fewer frames on the device where its memory did not suffice."""
-        try:
-            return call()
-        except DeviceError as error:
-            if error.lost or not error.out_of_memory:
-                raise
-        self.counts.out_of_memory += 1
-        self.residency.shrink()
-        self._say(f"the device's memory did not suffice; at most {self.residency.budget >> 20} MiB for frames now")
-        self.backend.trim()
+        """``call``; where the device's memory does not suffice once more with fewer frames there, then with none."""
+        for make_room in (self.residency.shrink, self.residency.clear):
+            try:
+                return call()
+            except DeviceError as error:
+                if error.lost or not error.out_of_memory:
+                    raise
+            self.counts.out_of_memory += 1
+            self.settle()
+            make_room()
+            self._say(f"the device's memory did not suffice; at most {self.residency.budget >> 20} MiB for frames now")
+            self.backend.trim()
         return call()
 
     def _fault(self, error: Exception) -> None:
         """Note a failure of the device. Any other exception is somebody's frame: the CPU will say whose."""
+        self.counts.faults += 1
         if not isinstance(error, DeviceError):
             self._say(f"a batch failed with {type(error).__name__}; its members are done apart")
             return
-        self.counts.faults += 1
         if not error.out_of_memory:  # a frame above the device's memory says nothing of the device
             self._faults += 1
         if error.lost or self._faults >= MOST_FAULTS:
             self._lose(str(error))
         else:
             self._say(f"the device failed ({error}); the CPU does this batch")
+
+    def _codec_fault(self, error: Exception) -> None:
+        """Note a failure of the codec, which is no failure of the device unless that is lost."""
+        if isinstance(error, DeviceError) and error.lost:
+            self._fault(error)
+            return
+        self.counts.faults += 1
+        if not isinstance(error, DeviceError) or not error.out_of_memory:
+            self._codec_faults += 1
+        if self.decodes and self._codec_faults >= MOST_FAULTS:
+            self.decodes = False
+            log.error("the device's codec does nothing but fail; the CPU decodes from now on")
+        else:
+            self._say(f"the device's codec failed ({type(error).__name__}); the CPU decodes these frames")
 
     def _say(self, what: str) -> None:
         """Log what may happen with every batch, at most once a minute; metrics count all of it."""
@@ -303,7 +335,7 @@ class Device:
             log.critical("the device is lost (%s); the CPU goes on: replace this process", reason)
             self.lost = reason
             self.backend = self._cpu
-            self.has_memory = False
+            self.has_memory = self.decodes = False
             self.residency.clear()
 
 
@@ -317,7 +349,8 @@ def within_bytes(batch: Sequence[Ready], limit: int) -> Iterator[Sequence[Ready]
     begin, total = 0, 0
     for end, ready in enumerate(batch):
         nbytes = output_bytes(ready.job.params) if ready.job is not None else 0
-        if end > begin and total + nbytes > limit:
+        for_another = end > begin and (ready.job is None) != (batch[begin].job is None)
+        if for_another or (end > begin and total + nbytes > limit):
             yield batch[begin:end]
             begin, total = end, 0
         total += nbytes

@@ -124,6 +124,7 @@ class PriorityExecutor:
     def _run(self) -> None:
         while calls := self._queue.take(1):
             settle(calls[0].future, calls[0].work)
+            calls.clear()  # the result is its caller's: this thread may wait for long
 
     def close(self) -> None:
         """Finish what runs, drop what waits, join the threads."""

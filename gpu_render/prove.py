@@ -59,7 +59,7 @@ class Plan:
 
 
 FULL = Plan(
-    ((512, 512), (64, 64), (33, 129), (300, 211), (1, 640), (640, 1), (7, 5), (256, 1024)),
+    ((512, 512), (64, 64), (33, 129), (300, 211), (1, 640), (640, 1), (7, 5), (256, 1024), (2048, 2048)),
     damages=12,
     sides=(32, 64, 128, 256, 512, 1024, 2048),
 )
@@ -272,6 +272,17 @@ def _fetched(archive: FolderArchive, ref: FrameRef) -> EncodedFrame | None:
     return frame if size <= LARGEST_OF_FILES else None
 
 
+@dataclass(slots=True)
+class _Compared:
+    """As in proof.Row."""
+
+    unequal: int = 0
+    largest_difference: int = 0
+    refused: int = 0
+    most_pixels: int = 0
+    longest_side: int = 0
+
+
 class Prover:
     """Decodes on both and compares. Borrows the backend, which it asks from the thread that calls, and the pool.
     ``files``: frames that are compared as well."""
@@ -293,7 +304,8 @@ class Prover:
         """All of one kind. Raises DeviceError where the device is lost."""
         frames = list(self._frames(kind))
         more = self._files.get(kind, ())
-        unequal, largest, refused = self._compare([*frames, *more])
+        compared = self._compare([*frames, *more])
+        unequal, refused = compared.unequal, compared.refused
         hurt = [self._frame(kind, frames[n].layout.shape, data) for n, data in self._damaged(frames)]
         shown, unlike = self._try_damaged(hurt)
         exact = unequal == shown == 0 and refused < len(frames) + len(more)
@@ -302,12 +314,14 @@ class Prover:
             codec=self._backend.codec,
             compared=len(frames) + len(more),
             unequal=unequal,
-            largest_difference=largest,
+            largest_difference=compared.largest_difference,
             refused=refused,
             damaged=len(hurt),
             shown_damaged=shown,
             unlike_damaged=unlike,
             least_pixels=self._least_pixels(kind) if exact else None,
+            most_pixels=compared.most_pixels,
+            longest_side=compared.longest_side,
             sample=self._sample(kind),
             date=datetime.now(UTC).date(),
         )
@@ -349,18 +363,21 @@ class Prover:
         except RenderError:
             return None
 
-    def _compare(self, frames: Sequence[EncodedFrame]) -> tuple[int, int, int]:
-        """(unequal, largest difference, refused)."""
-        unequal = largest = refused = 0
+    def _compare(self, frames: Sequence[EncodedFrame]) -> "_Compared":
+        compared = _Compared()
         for expected, found in self._by_both(frames):
             if found is None:
-                refused += 1
-            elif expected is None:
-                unequal += 1
+                compared.refused += 1
+                continue
+            compared.most_pixels = max(compared.most_pixels, found.shape[0] * found.shape[1])
+            compared.longest_side = max(compared.longest_side, *found.shape[:2])
+            if expected is None:
+                compared.unequal += 1
             elif not np.array_equal(expected, found) or expected.dtype != found.dtype:
-                unequal += 1
-                largest = max(largest, int(np.abs(expected.astype(np.int64) - found.astype(np.int64)).max()))
-        return unequal, largest, refused
+                compared.unequal += 1
+                difference = int(np.abs(expected.astype(np.int64) - found.astype(np.int64)).max())
+                compared.largest_difference = max(compared.largest_difference, difference)
+        return compared
 
     def _damaged(self, frames: Sequence[EncodedFrame]) -> Iterator[tuple[int, bytes]]:
         """From every frame but the smallest, (its number, bytes)."""

@@ -64,7 +64,7 @@ class RenderQueue:
     """Bounded, three priorities, natural batching: the device thread takes a task and whatever else already waits.
 
     There is no timer: an idle queue adds no delay, a busy one forms batches by itself. While a batch is in flight on a
-    device, the next one is decoded, uploaded and launched. A task whose future was cancelled is dropped undone. A task
+    device, the next one is uploaded and launched. A task whose future was cancelled is dropped undone. A task
     that fails, fails alone.
     """
 
@@ -73,6 +73,7 @@ class RenderQueue:
         self._max_batch = max_batch
         self._queue: PriorityQueue[_Render | _Decode] = PriorityQueue(capacity)
         self._pending: _InFlight | None = None
+        device.settle = self._finish
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
         self._thread.start()
 
@@ -117,15 +118,16 @@ class RenderQueue:
                 for task in (*flown, *tasks):
                     if not task.future.done():
                         task.future.set_exception(error)
+            tasks, flown = [], []  # nothing that was answered stays in memory while this waits for work
 
     def _step(self, tasks: "Sequence[_Render | _Decode]") -> None:
-        """Launch what waits, then decode while that is in flight; with nothing to launch, finish what is in flight."""
+        """Launch what waits; before decoding, and with nothing to launch, finish what is in flight."""
         renders = [task for task in tasks if isinstance(task, _Render)]
         decodes = [task for task in tasks if isinstance(task, _Decode)]
         if renders:
             self._begin(renders)
-        else:
-            self._finish()
+        if decodes or not renders:
+            self._finish()  # whoever waits for a picture does not wait for others' decoding
         if decodes:
             self._decode(decodes)
 
@@ -139,6 +141,7 @@ class RenderQueue:
                 ready.append((task, answer))
             else:
                 task.future.set_exception(answer)
+        ready.sort(key=lambda pair: pair[1].job is None)  # what is for the CPU keeps nothing else from the device
         for batch in within_bytes([answer for _, answer in ready], MAX_BATCH_BYTES):
             mine, ready = [task for task, _ in ready[: len(batch)]], ready[len(batch) :]
             launched = time.perf_counter()

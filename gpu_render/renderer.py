@@ -64,6 +64,7 @@ class Renderer:
         self.queue = RenderQueue(self.device, settings.queue_capacity, settings.max_batch)
         self._generation = archive.generation
         self._loading: dict[FrameRef, Future[Any]] = {}
+        self._urgency: dict[FrameRef, Priority] = {}
 
     def close(self) -> None:
         """Stop the threads; what waits is cancelled."""
@@ -114,13 +115,14 @@ class Renderer:
             frame = self.cache.peek(ref)
             if frame is None:
                 self._hurry(ref, priority)
-                frame = await self.cache.get(ref, partial(self._load, ref, priority, timings, by_cpu))
+                frame = await self.cache.get(ref, partial(self._load, ref, timings, by_cpu))
             try:
                 return await self._render(frame, view, priority, timings)
             except Gone:  # the device lost its copy, and the host has none
                 self.cache.drop(ref)
         # Somebody else's load may have been of the device again: this one is nobody else's, and stays on the host.
-        frame = await self._load(ref, priority, timings, by_cpu=True)
+        self._hurry(ref, priority)
+        frame = await self._load(ref, timings, by_cpu=True)
         try:
             return await self._render(frame, view, priority, timings)
         finally:
@@ -133,31 +135,41 @@ class Renderer:
 
     def _hurry(self, ref: FrameRef, priority: Priority) -> None:
         """A load that a less urgent request has queued serves this one as well: it must not wait with that one."""
+        self._urgency[ref] = min(priority, self._urgency.get(ref, priority))  # of the steps that it has still to take
         loading = self._loading.get(ref)
         if loading is not None:
             self._loaders.promote(loading, priority)
             self.queue.promote(loading, priority)
 
-    async def _load(self, ref: FrameRef, priority: Priority, timings: Timings, by_cpu: bool) -> DeviceFrame:
+    async def _load(self, ref: FrameRef, timings: Timings, by_cpu: bool) -> DeviceFrame:
         """Read and decode; ``timings`` is the first caller's. ``by_cpu``: not by the device, and to the host."""
+        try:
+            return await self._steps(ref, timings, by_cpu)
+        finally:
+            self._urgency.pop(ref, None)
+
+    async def _steps(self, ref: FrameRef, timings: Timings, by_cpu: bool) -> DeviceFrame:
         resident = None if by_cpu else self.device.residency.find((self._generation, ref))
         if resident is not None:
             return resident
         generation = self._generation
         submitted = time.perf_counter()
         work = partial(self._read, ref, generation, by_cpu)
-        loaded, begun, steps = await self._awaited(ref, self._loaders.submit(work, priority))
+        loaded, begun, steps = await self._awaited(ref, self._loaders.submit(work, self._urgency_of(ref)))
         timings["queue"] = (begun - submitted) * 1e3
         timings.update(steps)
         if isinstance(loaded, DeviceFrame):
             return loaded
-        on_device = await self._decode_on_device(loaded, generation, priority, timings)
+        on_device = await self._decode_on_device(loaded, generation, timings)
         if on_device is not None:
             return on_device
         refused = partial(self._decode, loaded.encoded, generation)
-        frame, decode_ms = await self._awaited(ref, self._loaders.submit(refused, priority))
+        frame, decode_ms = await self._awaited(ref, self._loaders.submit(refused, self._urgency_of(ref)))
         timings["decode"] += decode_ms
         return frame
+
+    def _urgency_of(self, ref: FrameRef) -> Priority:
+        return self._urgency.get(ref, Priority.INTERACTIVE)
 
     async def _awaited(self, ref: FrameRef, future: "Future[T]") -> T:
         """Wait for a step of a load, which others may hurry meanwhile."""
@@ -185,7 +197,7 @@ class Renderer:
 
     def _plan(self, encoded: EncodedFrame, nbytes: int) -> DevicePlan | None:
         """How the device may decode a frame that it also has room for; None where the CPU has to."""
-        usable = bool(self._proven) and self.backend.codec and nbytes <= self.device.residency.budget
+        usable = bool(self._proven) and self.device.decodes and nbytes <= self.device.residency.budget
         return plan(encoded, self._proven) if usable and self._proven is not None else None
 
     def _decode(self, encoded: EncodedFrame, generation: int) -> tuple[DeviceFrame, float]:
@@ -197,13 +209,13 @@ class Renderer:
         frame = _frame_of(encoded, decoded.layout, samples, decoded.decoder, generation)
         return frame, (time.perf_counter() - begun) * 1e3
 
-    async def _decode_on_device(
-        self, planned: _Planned, generation: int, priority: Priority, timings: Timings
-    ) -> DeviceFrame | None:
+    async def _decode_on_device(self, planned: _Planned, generation: int, timings: Timings) -> DeviceFrame | None:
         """Let the device decode, and keep it there; None where it cannot."""
         encoded, chosen = planned.encoded, planned.plan
         frame = _frame_of(encoded, chosen.layout, None, chosen.decoder, generation)
-        done = await self._awaited(encoded.ref, self.queue.decode(frame, chosen.codestream, priority))
+        done = await self._awaited(
+            encoded.ref, self.queue.decode(frame, chosen.codestream, self._urgency_of(encoded.ref))
+        )
         timings["queue"] += done.queue_ms
         timings["decode"] = done.decode_ms
         return frame if done.on_device else None

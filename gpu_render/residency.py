@@ -51,10 +51,12 @@ class Residency:
                 self._frames.move_to_end(frame.key)
 
     def shrink(self) -> None:
-        """The device's memory did not suffice: drop half of what is there, and keep no more from now on."""
+        """The device's memory did not suffice: drop half of what is there, and keep no more from now on.
+        With nothing there somebody else has the memory."""
         with self._lock:
-            self.budget = (self.nbytes or self.budget) // 2
-            self._evict(self.budget)
+            if self.nbytes:
+                self.budget = self.nbytes // 2
+                self._evict(self.budget)
 
     def recover(self) -> None:
         """A batch went well: allow a little more again."""

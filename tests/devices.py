@@ -149,6 +149,8 @@ class TestDevice:
         self._called("trim")
 
     def memory(self) -> tuple[int, int]:
+        if self._gone is not None:
+            raise self._gone
         return self.memory_bytes - self.used, self.memory_bytes
 
     def close(self) -> None:

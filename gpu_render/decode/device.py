@@ -50,9 +50,7 @@ def plan(encoded: EncodedFrame, table: ProofTable) -> DevicePlan | None:
     if found is None:
         return None
     row = table.find(found.kind)
-    if row is None or encoded.layout.rows * encoded.layout.columns < row.least_pixels:
-        return None
-    return found
+    return found if row is not None and row.covers(encoded.layout.rows, encoded.layout.columns) else None
 
 
 def describe(encoded: EncodedFrame) -> DevicePlan | None:
@@ -140,8 +138,9 @@ def _jpeg_lossy(encoded: EncodedFrame, data: bytes) -> DevicePlan | None:
 def _jpeg_header(data: bytes, process: int) -> JpegHeader | None:
     """Of one component without restart intervals; None for any other. Three components come out of nvJPEG transformed,
     whatever the dataset says."""
-    if b"\xff\xd0" in data:
-        return None  # before the restart markers are counted: they may be millions
+    # RST0, before the restart markers are counted, which may be millions; DRI; DNL. Entropy-coded data hold none.
+    if any(marker in data for marker in (b"\xff\xd0", b"\xff\xdd", b"\xff\xdc")):
+        return None
     header = parse_jpeg(data)
     factors = [(component.horizontal, component.vertical) for component in header.components]
     return header if header.start_of_frame == process and factors == [(1, 1)] else None

@@ -59,7 +59,7 @@ class Row(_Record):
     samples of them; ``refused``: left to the CPU. ``damaged``: frames that were damaged on purpose; ``shown_damaged``:
     of these, shown though the CPU refuses them; ``unlike_damaged``: shown by both, and unlike (no decoder sees all
     damage, and what it makes of it is not defined). ``least_pixels``: from this size on the device is faster; None
-    where it never was.
+    where it never was. ``most_pixels``, ``longest_side``: of the largest frames that were compared.
     """
 
     kind: Kind
@@ -72,6 +72,8 @@ class Row(_Record):
     shown_damaged: int = Field(ge=0)
     unlike_damaged: int = Field(ge=0)
     least_pixels: int | None = Field(ge=0)
+    most_pixels: int = Field(ge=0)
+    longest_side: int = Field(ge=0)
     sample: Sample
     date: date
 
@@ -88,7 +90,14 @@ class ProvenRow(_Record):
 
     kind: Kind
     least_pixels: int
+    most_pixels: int
+    longest_side: int
     sample: Sample
+
+    def covers(self, rows: int, columns: int) -> bool:
+        """Whether a frame of this size is large enough to be worth it, and no larger than what was compared."""
+        in_reach = rows * columns <= self.most_pixels and max(rows, columns) <= self.longest_side
+        return in_reach and rows * columns >= self.least_pixels
 
 
 class ProofFile(_Record):
@@ -130,7 +139,13 @@ class ProofTable:
     def of(cls, file: ProofFile, codec: str) -> "ProofTable":
         """What a file proves of a codec."""
         return cls(
-            ProvenRow(kind=row.kind, least_pixels=row.least_pixels, sample=row.sample)
+            ProvenRow(
+                kind=row.kind,
+                least_pixels=row.least_pixels,
+                most_pixels=row.most_pixels,
+                longest_side=row.longest_side,
+                sample=row.sample,
+            )
             for row in file.rows
             if row.codec == codec and row.proven and row.least_pixels is not None
         )

@@ -112,7 +112,9 @@ class Everything(ProofTable):
     """As if all were proven."""
 
     def __init__(self, least_pixels: int = 0) -> None:
-        row = ProvenRow.model_construct(kind=KINDS[SOME[0]], least_pixels=least_pixels, sample=None)
+        row = ProvenRow.model_construct(
+            kind=KINDS[SOME[0]], least_pixels=least_pixels, most_pixels=1 << 30, longest_side=1 << 30, sample=None
+        )
         super().__init__([row])
         self._any = row
         self.transfer_syntaxes = frozenset(kind.transfer_syntax_uid for kind in KINDS.values())
@@ -262,6 +264,21 @@ def test_small_frames_and_unproven_kinds_are_the_cpus() -> None:
     planned = plan(frame, Everything())
     assert planned is not None
     assert (planned.decoder, planned.kind) == ("nvimgcodec-jpeg2000", kind)
+
+
+def test_frames_larger_than_what_was_compared_are_the_cpus(pool: WorkerPool) -> None:
+    row = row_of(SOME[2], right, pool)
+    assert (row.most_pixels, row.longest_side) == (64 * 64, 97)
+    file = ProofFile(format=1, rows=(row.model_copy(update={"compared": 50, "damaged": 50, "least_pixels": 0}),))
+    table = check(HostBackend(right), file)
+    kind = KINDS[SOME[2]]
+    planned = {}
+    for shape in ((64, 64), (42, 97), (64, 65), (4, 98)):
+        data = prove.encode(kind, next(prove.contents(shape, 0, 4095, 3)), 0)
+        frame = encode(data, kind.transfer_syntax_uid, kind_layout(kind, *shape))
+        assert describe(frame) is not None
+        planned[shape] = plan(frame, table) is not None
+    assert planned == {(64, 64): True, (42, 97): True, (64, 65): False, (4, 98): False}
 
 
 def test_values_beyond_the_declared_range_are_not_shown(pool: WorkerPool) -> None:

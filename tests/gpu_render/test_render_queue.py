@@ -217,6 +217,33 @@ def test_frames_of_many_requests_are_decoded_in_one_call(queued: Queued) -> None
     assert (queued.device.counts.decoded, queued.device.counts.refused) == (3, 1)
 
 
+def test_a_picture_does_not_wait_for_the_decoding_of_others(backend: TestDevice) -> None:
+    seen: list[bool] = []
+
+    def slow(stream: Codestream) -> Any:
+        seen.append(picture.done())
+        return decoder(stream)
+
+    backend.decoder = slow
+    queued = Queued(backend)
+    picture = queued.submit(1)
+    decoding = queued.queue.decode(frame(2), codestream(2), Priority.PREFETCH)
+    queued.open()
+    assert decoding.result(WAIT_S).on_device
+    assert seen == [True]
+    queued.queue.close()
+
+
+def test_memory_that_a_batch_in_flight_holds_is_waited_for() -> None:
+    backend = TestDevice(memory_bytes=10 * 12, decoder=decoder)
+    queued = Queued(backend, max_batch=8)
+    futures = [queued.submit(n) for n in range(1, 33)]
+    queued.open()
+    assert [future.result(WAIT_S).picture.backend for future in futures] == ["cuda"] * 32
+    assert queued.device.counts.out_of_memory > 0
+    queued.queue.close()
+
+
 def test_an_urgent_request_hurries_a_decoding_that_a_prefetch_queued(backend: TestDevice) -> None:
     order: list[int] = []
 

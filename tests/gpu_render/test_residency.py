@@ -63,11 +63,8 @@ def test_it_shrinks_at_once_and_recovers_slowly() -> None:
         residency.recover()
     assert residency.budget == 1000
     residency.clear()
-    for _ in range(4):
-        residency.shrink()  # with nothing there somebody else takes the memory
-    assert residency.budget == 62
-    residency.add(frames[0], object())
-    assert frames[0].pixels is None
+    residency.shrink()  # somebody else has the memory
+    assert residency.budget == 1000
 
 
 def test_the_hosts_copy_goes_when_both_the_host_wants_it_and_the_device_has_one() -> None:
