@@ -1,7 +1,7 @@
 """The device as the render queue sees it: what is on it already, and what happens when it fails.
 
-Nobody waits in vain for a device. Where its memory does not suffice, frames leave it and the work is tried once more;
-where that fails, or anything else does, the CPU renders the same pictures, one by one, so that only the culprit fails.
+Nobody waits in vain for a device. Where its memory does not suffice, frames leave it and the work is tried again; where
+that fails, or anything else does, the CPU renders the same pictures, one by one, so that only the culprit fails.
 A device that is lost is left alone: the CPU goes on, and ``lost`` says why, so that the process can be replaced.
 """
 
@@ -26,7 +26,7 @@ log = logging.getLogger("gpu_render")
 
 #: Most that one launch may put out [byte]; a device packs a batch into one buffer. A larger frame goes alone.
 MAX_BATCH_BYTES = 256 * 1024 * 1024
-#: Failures without a success between them after which a device counts as lost.
+#: Failures without a success between them after which a device counts as lost, or its codec is asked no more.
 MOST_FAULTS = 5
 #: Time [s] between messages about faults that the service survives.
 SILENCE_S = 60.0

@@ -114,8 +114,7 @@ class Renderer:
         for by_cpu in (False, True):
             frame = self.cache.peek(ref)
             if frame is None:
-                self._hurry(ref, priority)
-                frame = await self.cache.get(ref, partial(self._load, ref, timings, by_cpu))
+                frame = await self._held(ref, priority, timings, by_cpu)
             try:
                 return await self._render(frame, view, priority, timings)
             except Gone:  # the device lost its copy, and the host has none
@@ -127,6 +126,15 @@ class Renderer:
             return await self._render(frame, view, priority, timings)
         finally:
             frame.left()
+
+    async def _held(self, ref: FrameRef, priority: Priority, timings: Timings, by_cpu: bool) -> DeviceFrame:
+        """From the cache, which loads it where it has to, or lets this request share a load."""
+        self._hurry(ref, priority)
+        try:
+            return await self.cache.get(ref, partial(self._load, ref, timings, by_cpu))
+        finally:
+            if ref not in self._loading:
+                self._urgency.pop(ref, None)  # of a load that was dropped before it began
 
     def _forget_changed_files(self) -> None:
         if self._generation != self.archive.generation:

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from gpu_render.frame import DeviceFrame
 from gpu_render.reference import FrameRef
 
-#: Batches after which a budget that was halved is whole again, and as many for each halving more.
+#: Batches in which half of the whole budget comes back.
 RECOVERY = 1024
 
 

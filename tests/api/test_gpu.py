@@ -7,7 +7,6 @@ was lost. What crosses the bus is counted.
 import contextlib
 import logging
 import re
-import sys
 from collections import Counter
 from collections.abc import Collection, Iterator
 from itertools import islice
@@ -31,8 +30,7 @@ from kernels.cuda import CudaBackend
 from tests.api.conftest import wait_for_scan
 from tests.encoded import frames_of
 from tests.gpu_render.test_proof import right
-from tests.kernels import host
-from tests.kernels.fake_cupy import CUDARuntimeError, FakeDevice, OutOfMemoryError
+from tests.kernels.fake_cupy import CUDARuntimeError, FakeDevice, OutOfMemoryError, use
 from tests.kernels.test_cuda import FakeCodec
 
 ORIGIN = "http://127.0.0.1"
@@ -44,11 +42,8 @@ FRAMES_A_FILE = 2
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeDevice:
     """A device behind a fake CuPy."""
-    host.library()
-    device = FakeDevice()
-    monkeypatch.setitem(sys.modules, "cupy", device.module())
     monkeypatch.setattr(cuda, "RING_BYTES", 1 << 20)
-    return device
+    return use(monkeypatch, FakeDevice())
 
 
 @contextlib.contextmanager

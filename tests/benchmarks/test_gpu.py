@@ -21,17 +21,14 @@ from gpu_render.demo import slice_indices
 from gpu_render.frame import Window
 from gpu_render.reference import FrameRef
 from gpu_render.view import View
-from tests.kernels import host
-from tests.kernels.fake_cupy import CUDARuntimeError, FakeDevice
+from tests.kernels.fake_cupy import CUDARuntimeError, FakeDevice, use
 
 SMALL = Plan(slices=2, rounds=1, clients=2, first=1, windows=3, limit_s=60)
 
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDevice]:
-    host.library()
-    device = FakeDevice()
-    monkeypatch.setitem(sys.modules, "cupy", device.module())
+    device = use(monkeypatch, FakeDevice())
     monkeypatch.setattr("kernels.cuda.RING_BYTES", 1 << 20)
     yield device
     assert device.wrong == []

@@ -1,6 +1,5 @@
 """The benchmark of the kernel: bytes counted by hand, and a small run from end to end over a fake CuPy."""
 
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,18 +16,15 @@ from kernels.cuda import COPIES_AHEAD
 from kernels.packing import Packed, Packing
 from kernels.params import Colour, Curve
 from kernels.params import Stage as KernelStage
-from tests.kernels import host
 from tests.kernels.cases import GREYS, case, ramp
-from tests.kernels.fake_cupy import CUDARuntimeError, FakeDevice
+from tests.kernels.fake_cupy import CUDARuntimeError, FakeDevice, use
 
 SMALL = Plan(frames=3, side=32, rounds=2, warm_ups=1)
 
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDevice]:
-    host.library()
-    device = FakeDevice()
-    monkeypatch.setitem(sys.modules, "cupy", device.module())
+    device = use(monkeypatch, FakeDevice())
     monkeypatch.setattr("kernels.cuda.RING_BYTES", 1 << 20)
     yield device
     assert device.wrong == []

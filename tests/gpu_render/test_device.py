@@ -11,7 +11,7 @@ from gpu_render.errors import NotRenderable
 from gpu_render.frame import DeviceFrame, LookupTable, PixelLayout, Presentation, Samples
 from gpu_render.reference import FrameRef
 from gpu_render.view import Stage, View
-from kernels import Codestream, DeviceError
+from kernels import Codestream, DeviceError, RenderJob
 from kernels.packing import Packed, Packing
 from tests.devices import TestDevice, lost, out_of_memory, refused
 
@@ -182,10 +182,14 @@ def test_a_member_that_no_backend_renders_fails_alone(
     backend.poison = 2
     real = device._cpu.launch
 
-    def launch(jobs: Sequence[object]) -> object:
-        if any(np.array_equal(job.pixels, expected(frames[1])) for job in jobs):  # type: ignore[attr-defined]
+    def launch(jobs: Sequence[RenderJob]) -> object:
+        if any(np.array_equal(samples(job), expected(frames[1])) for job in jobs):
             raise RuntimeError("poisoned")
-        return real(jobs)  # type: ignore[arg-type]
+        return real(jobs)
+
+    def samples(job: RenderJob) -> Samples:
+        assert isinstance(job.pixels, np.ndarray)  # the CPU's handles
+        return job.pixels
 
     monkeypatch.setattr(device._cpu, "launch", launch)
     first, second, third = device.land(device.launch(prepared))

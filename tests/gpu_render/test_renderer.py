@@ -156,6 +156,19 @@ async def test_work_that_nobody_waits_for_is_never_read(renderer: Renderer, arch
     assert renderer.waiting == (0, 0)
 
 
+async def test_nothing_is_kept_of_work_that_is_dropped_before_it_begins(
+    renderer: Renderer, archive: GatedArchive
+) -> None:
+    gone = asyncio.ensure_future(renderer.render(frame(9), STORED, Priority.PREFETCH))
+    asyncio.get_running_loop().call_soon(gone.cancel)  # behind the request's first step, before its load's
+    await asyncio.gather(gone, return_exceptions=True)
+    archive.gate.set()
+    await renderer.render(frame(1), STORED)
+    assert not renderer._urgency
+    assert not renderer._loading
+    assert archive.fetched == [1]
+
+
 async def test_a_changed_file_empties_the_cache(renderer: Renderer, archive: GatedArchive) -> None:
     archive.gate.set()
     await renderer.render(frame(1), STORED)

@@ -9,6 +9,7 @@ allocation, fails the test. It counts what crosses the bus, and fails where it i
 
 import ctypes
 import random
+import sys
 import weakref
 from bisect import bisect_right
 from collections import Counter
@@ -19,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 
 from kernels.params import ADOPT_PARAMS, ADOPT_WORDS, FRAME_PARAMS, SAMPLE_DTYPES, UNPACK_PARAMS, Curve, SampleFormat
 from tests.kernels import host
@@ -419,6 +421,13 @@ class FakeDevice:
             ),
         )
         return fake
+
+
+def use(monkeypatch: pytest.MonkeyPatch, device: FakeDevice) -> FakeDevice:
+    """Put a device in CuPy's place for a test."""
+    host.library()
+    monkeypatch.setitem(sys.modules, "cupy", device.module())
+    return device
 
 
 # Which bytes a kernel touches, by its records.

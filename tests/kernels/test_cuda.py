@@ -28,17 +28,11 @@ from kernels.cuda import CudaBackend
 from kernels.nvcodec import CodecImage, CodecUnavailable
 from kernels.packing import Packed, Packing, unpack
 from kernels.params import FRAME_PARAMS, STEPS, UNPACK_PARAMS, Curve, Stage
-from tests.kernels import fake_cupy, host
+from tests.kernels import fake_cupy
 from tests.kernels.cases import EDGES, GREYS, PACKED, Array, Case, case, ramp, render
-from tests.kernels.fake_cupy import FakeDevice
+from tests.kernels.fake_cupy import FakeDevice, use
 
 RENDERED = {"render_batch", "download"}
-
-
-def use(monkeypatch: pytest.MonkeyPatch, device: FakeDevice) -> FakeDevice:
-    host.library()
-    monkeypatch.setitem(sys.modules, "cupy", device.module())
-    return device
 
 
 @pytest.fixture
