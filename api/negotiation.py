@@ -1,50 +1,81 @@
-"""Content negotiation by Accept (RFC 9110 section 12.5.1)."""
+"""Content negotiation by Accept (RFC 9110 section 12.5.1) and the ``accept`` query parameter (PS3.18 8.3.3.1)."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from fastapi import Request
 
 from gpu_render.errors import NotAcceptable
 
-
-def _ranges(accept: str) -> list[tuple[str, float]]:
-    """(media range, quality) of each element; what cannot be read counts as quality 0."""
-    ranges = []
-    for element in accept.split(","):
-        media, *parameters = (part.strip() for part in element.split(";"))
-        quality = 1.0
-        for parameter in parameters:
-            name, _, value = parameter.partition("=")
-            if name.strip().lower() == "q":
-                try:
-                    quality = float(value)
-                except ValueError:
-                    quality = 0.0
-        if media:
-            ranges.append((media.lower(), quality))
-    return ranges
+_ELEMENT = re.compile(r'(?:"(?:[^"\\]|\\.)*"|[^",])+')
+_PARAMETER = re.compile(r'(?:"(?:[^"\\]|\\.)*"|[^";])+')
 
 
-def _quality(media: str, ranges: Sequence[tuple[str, float]]) -> float:
-    """Quality of ``media``: of the most specific range that covers it."""
+@dataclass(frozen=True, slots=True)
+class MediaRange:
+    """One element of Accept. ``media`` (``type/subtype``) and the names of ``parameters`` are in lower case, values
+    without their quotes; ``quality`` is 0 to 1, 0 also where it cannot be read."""
+
+    media: str
+    parameters: Mapping[str, str]
+    quality: float
+
+
+def parse_accept(text: str) -> list[MediaRange]:
+    """All elements of an Accept header, quoted and unquoted parameters alike."""
+    return [found for element in _ELEMENT.findall(text) if (found := _media_range(element)) is not None]
+
+
+def _media_range(element: str) -> MediaRange | None:
+    media, *rest = (part.strip() for part in _PARAMETER.findall(element) or [""])
+    parameters = {}
+    for parameter in rest:
+        name, _, value = parameter.partition("=")
+        parameters[name.strip().lower()] = _unquoted(value.strip())
+    quality = _quality_value(parameters.pop("q", "1"))
+    return MediaRange(media.lower(), parameters, quality) if media else None
+
+
+def _unquoted(value: str) -> str:
+    if len(value) >= 2 and value[0] == value[-1] == '"':
+        return re.sub(r"\\(.)", r"\1", value[1:-1])
+    return value
+
+
+def _quality_value(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        return 0.0
+    return value if 0 <= value <= 1 else 0.0
+
+
+def accepted(request: Request) -> list[MediaRange]:
+    """What a request accepts: its query parameter ``accept`` where there is one, else its header; [] is anything."""
+    query = [value for value in request.query_params.getlist("accept") if value.strip()]
+    return parse_accept(",".join(query or request.headers.getlist("accept")))
+
+
+def quality(media: str, ranges: Sequence[MediaRange]) -> float:
+    """Quality of ``media``: of the most specific range that covers it, 0 where none does."""
     main = media.split("/")[0]
     for candidate in (media, f"{main}/*", "*/*"):
-        for name, quality in ranges:
-            if name == candidate:
-                return quality
+        for entry in ranges:
+            if entry.media == candidate:
+                return entry.quality
     return 0.0
 
 
 def choose(request: Request, offered: Sequence[str]) -> str:
-    """The media type among ``offered`` (best first) that the request's Accept likes most; without one, the first.
+    """The media type among ``offered`` (best first) that the request likes most; where it says nothing, the first.
 
     Raises NotAcceptable, which lists what is offered.
     """
-    accept = ",".join(request.headers.getlist("accept"))
-    if not accept.strip():
+    ranges = accepted(request)
+    if not ranges:
         return offered[0]
-    ranges = _ranges(accept)
-    best = max(offered, key=lambda media: (_quality(media, ranges), -offered.index(media)))
-    if _quality(best, ranges) <= 0:
+    best = max(offered, key=lambda media: (quality(media, ranges), -offered.index(media)))
+    if quality(best, ranges) <= 0:
         raise NotAcceptable(f"this resource is offered as {', '.join(offered)}")
     return best

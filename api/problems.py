@@ -26,14 +26,17 @@ STATUS: tuple[tuple[type[errors.RenderError], int, str], ...] = (
     (errors.InvalidWindow, 400, "Not a window"),
     (errors.InvalidRegion, 400, "Not a region of this image"),
     (errors.BadRequest, 400, "Bad request"),
+    (errors.Forbidden, 403, "Not allowed here"),
     (errors.NotFound, 404, "Not found"),
     (errors.NotAcceptable, 406, "Nothing acceptable"),
     (errors.NotRenderable, 406, "Cannot be shown like this"),
     (errors.TooLarge, 413, "Too large"),
+    (errors.UnsupportedMediaType, 415, "Not a media type that is taken"),
     (errors.DecoderTimeout, 422, "Decoding was stopped"),
     (errors.CorruptPixelData, 422, "Corrupt pixel data"),
     (errors.UnsupportedTransferSyntax, 501, "No decoder for this transfer syntax"),
     (errors.Overloaded, 503, "Overloaded"),
+    (errors.StorageFull, 507, "No room to store this"),
     (errors.RenderError, 500, "Cannot be rendered"),
 )
 

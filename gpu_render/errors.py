@@ -8,14 +8,17 @@
     │   ├── InvalidFrameNumber
     │   ├── InvalidWindow
     │   └── InvalidRegion
+    ├── Forbidden                   403  switched off here, such as storing
     ├── NotFound                    404  no such study, series, instance, frame or image id
     ├── NotAcceptable               406  none of the media types in Accept can be had
     ├── NotRenderable               406  the object has no pixels, or cannot be shown as asked
     ├── TooLarge                    413  the header declares more than the set limits
+    ├── UnsupportedMediaType        415  a body of a kind that is not taken
     ├── CorruptPixelData            422  truncated, contradictory, or the decoder refused it
     │   └── DecoderTimeout          422  the decoder ran past its time or memory limit
     ├── UnsupportedTransferSyntax   501  no decoder; says what would be needed
-    └── Overloaded                  503  the queue is full; retry later
+    ├── Overloaded                  503  the queue is full; retry later
+    └── StorageFull                 507  no room to store what was sent
 
     StartupError                         the service cannot start; told to the operator, never to a client
     UnreadableFile                       raised by a scan only: listed with its reason, never fatal
@@ -50,6 +53,10 @@ class InvalidRegion(BadRequest):
     """A region outside the image, or a viewport without area."""
 
 
+class Forbidden(RenderError):
+    """Something this service is not set up to do; the message says which setting would change that."""
+
+
 class NotFound(RenderError):
     """The archive does not hold what was asked for."""
 
@@ -64,6 +71,14 @@ class NotRenderable(RenderError):
 
 class TooLarge(RenderError):
     """Declared sizes exceed the limits; nothing was allocated."""
+
+
+class UnsupportedMediaType(RenderError):
+    """A request body of a media type that is not taken."""
+
+
+class StorageFull(RenderError):
+    """There is no room to store what was sent; nothing of it was kept."""
 
 
 class CorruptPixelData(RenderError):

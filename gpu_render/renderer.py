@@ -17,8 +17,8 @@ from gpu_render.decode import decode
 from gpu_render.decode.device import DevicePlan, plan
 from gpu_render.decode.proof import ProofTable
 from gpu_render.device import Device, Gone
-from gpu_render.errors import TooLarge
-from gpu_render.frame import DeviceFrame, EncodedFrame, PixelLayout, RenderedFrame, Samples
+from gpu_render.errors import CorruptPixelData, TooLarge
+from gpu_render.frame import DecodedFrame, DeviceFrame, EncodedFrame, PixelLayout, RenderedFrame, Samples
 from gpu_render.priority import Priority, PriorityExecutor
 from gpu_render.reference import FrameRef
 from gpu_render.render_queue import RenderQueue
@@ -126,6 +126,23 @@ class Renderer:
             return await self._render(frame, view, priority, timings)
         finally:
             frame.left()
+
+    async def decoded(self, ref: FrameRef, priority: Priority = Priority.INTERACTIVE) -> DecodedFrame:
+        """The frame's samples as a decoder leaves them, in host memory: not masked to Bits Stored, read-only.
+
+        Raises any RenderError. What only the device holds is decoded once more, by the CPU."""
+        self._forget_changed_files()
+        timings: Timings = {}
+        frame = self.cache.peek(ref) or await self._held(ref, priority, timings, by_cpu=True)
+        samples = frame.host_samples()
+        if samples is None:
+            self._hurry(ref, priority)
+            frame = await self._load(ref, timings, by_cpu=True)
+            samples = frame.host_samples()
+            frame.left()
+        if samples is None:
+            raise CorruptPixelData("the decoder gave no samples")
+        return DecodedFrame(samples, frame.layout, frame.decoder, timings)
 
     async def _held(self, ref: FrameRef, priority: Priority, timings: Timings, by_cpu: bool) -> DeviceFrame:
         """From the cache, which loads it where it has to, or lets this request share a load."""

@@ -1,7 +1,10 @@
 """Where frames come from: the Archive protocol and the records it lists. ``folder.py`` is the first archive."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from enum import StrEnum
+from typing import Any, Protocol
 
 from gpu_render.frame import EncodedFrame, Geometry, PixelLayout, Presentation
 from gpu_render.reference import FrameRef
@@ -101,6 +104,68 @@ class SeriesManifest:
 
 
 @dataclass(frozen=True, slots=True)
+class InstanceRecord:
+    """One SOP Instance as a whole. ``number_of_frames`` counts those that can be shown (0 with ``reason``, which says
+    why none can); ``version`` changes whenever the file does; ``nbytes`` is the file's size."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_instance_uid: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    instance_number: int | None
+    number_of_frames: int
+    reason: str | None
+    version: str
+    nbytes: int
+
+
+class Level(StrEnum):
+    """What a search is for (PS3.18 10.6.1)."""
+
+    STUDY = "study"
+    SERIES = "series"
+    INSTANCE = "instance"
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """One matching key (PS3.4 C.2.2.2): keyword, and its value as DICOM writes it: single value, wildcards, range, or
+    several UIDs (a list: any of them)."""
+
+    keyword: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A search (PS3.18 10.6). ``include``: further attributes wanted, as eight hex digits; ``include_all``: all that
+    the level has. ``limit`` None: no limit but the archive's own."""
+
+    level: Level
+    study_uid: str | None = None
+    series_uid: str | None = None
+    matches: tuple[Match, ...] = ()
+    include: frozenset[str] = frozenset()
+    include_all: bool = False
+    fuzzy: bool = False
+    limit: int | None = None
+    offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class OpenInstance:
+    """A stored file, open for reading: positional reads only, the descriptor is shared. ``nbytes``: its size."""
+
+    descriptor: int
+    nbytes: int
+
+
+DicomJson = dict[str, Any]
+"""A data set in the DICOM JSON Model (PS3.18 annex F): tag as eight hex digits -> {"vr": ..., "Value": [...]}."""
+
+
+@dataclass(frozen=True, slots=True)
 class ImageRecord:
     """What a stable integer id stands for: the first frame of an instance, and what surrounds it."""
 
@@ -160,6 +225,38 @@ class Archive(Protocol):
 
     def image_id(self, sop_instance_uid: str) -> int:
         """The stable integer id of an instance."""
+        ...
+
+    def search(self, query: Query) -> list[DicomJson]:
+        """What matches, in a fixed order (studies: latest first; series and instances: by number, then UID), each with
+        the level's attributes of PS3.18 10.6.3.3 and those of the levels above that a relational query needs.
+
+        Raises BadRequest for a matching value that is none."""
+        ...
+
+    def searchable(self, level: Level) -> frozenset[str]:
+        """Keywords of the attributes that ``search`` can match at a level, those of the levels above included."""
+        ...
+
+    def instances(
+        self, study_uid: str, series_uid: str | None = None, sop_instance_uid: str | None = None
+    ) -> list[InstanceRecord]:
+        """All instances of a study or series, or one: by Series Number, Instance Number and UID. Raises NotFound."""
+        ...
+
+    def metadata(self, instances: Sequence[InstanceRecord]) -> Iterator[bytes]:
+        """Of each instance its whole data set as JSON text (DICOM JSON Model), without Pixel Data; reads as it goes.
+
+        Large values are ``BulkDataURI``s relative to the instance: ``bulkdata/`` and the path of ``bulkdata()``."""
+        ...
+
+    def bulkdata(self, instance: InstanceRecord, path: str) -> bytes:
+        """The value of one element, little-endian, by its tag as eight hex digits, or tags and item numbers (from 1)
+        of the sequences around it: ``52009230/1/00289145/1/00281201``. Raises NotFound."""
+        ...
+
+    def open(self, instance: InstanceRecord) -> AbstractContextManager[OpenInstance]:
+        """The stored file. Raises NotFound where it has gone or changed."""
         ...
 
     def status(self) -> ArchiveStatus:
