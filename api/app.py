@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import catalog, documentation, legacy, metrics, native, ops, pages, problems
 from api.service import Service
+from api.streaming import IS_HEAD
 from gpu_render import __version__
 from gpu_render.archive.folder import FolderArchive
 from gpu_render.decode.device import check
@@ -65,7 +66,7 @@ class HeadAsGet:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "HEAD":
-            scope = {**scope, "method": "GET"}
+            scope = {**scope, "method": "GET", IS_HEAD: True}
         await self._app(scope, receive, send)
 
 
