@@ -219,6 +219,10 @@ class Archive(Protocol):
         """One series with all its frames."""
         ...
 
+    def series_version(self, study_uid: str, series_uid: str) -> str:
+        """What changes whenever ``series`` would answer something else; cheap to ask. Raises NotFound."""
+        ...
+
     def image(self, image_id: int) -> ImageRecord:
         """The instance behind a stable integer id; raises what ``fetch`` raises."""
         ...

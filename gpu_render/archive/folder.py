@@ -211,6 +211,12 @@ class FolderArchive:
         frames, hidden = self._index.series_frames(study_uid, series_uid)
         return SeriesManifest(study, series, tuple(anatomical_order(frames)), tuple(hidden))
 
+    def series_version(self, study_uid: str, series_uid: str) -> str:
+        """What changes whenever ``series`` would answer something else: one look-up. Raises NotFound."""
+        generation = self.generation
+        _, series = self._index.series_attributes(study_uid, series_uid)
+        return f"{generation}-{series.instance_count}-{series.frame_count}"
+
     def image(self, image_id: int) -> ImageRecord:
         """The instance behind a stable integer id. Raises what ``describe`` raises."""
         ref = self._index.first_frame(image_id)
