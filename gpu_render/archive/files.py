@@ -17,6 +17,9 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 INFLATE_STEP_BYTES = 1 << 20
 
+INCOMING = b".gpu-render-incoming"
+"""Name of a folder for files that are being received. No scan looks into one: nothing there is known to be whole."""
+
 
 def open_beneath(root: str | bytes, path: bytes) -> int:
     """Descriptor of the regular file at ``path`` (relative, ``/`` between its parts) below the directory ``root``.

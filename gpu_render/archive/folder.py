@@ -24,7 +24,7 @@ from gpu_render.archive import (
     UnreadableEntry,
 )
 from gpu_render.archive.encapsulation import join_fragments
-from gpu_render.archive.files import OpenFiles, inflate_range
+from gpu_render.archive.files import INCOMING, OpenFiles, inflate_range
 from gpu_render.archive.index import FileChange, FileKey, Index, Located
 from gpu_render.archive.parse import unpack_result
 from gpu_render.errors import (
@@ -199,6 +199,36 @@ class FolderArchive:
             elif self._index.known_file(key) != (found.size, found.mtime_ns):
                 self._write([self._parse(found)])
 
+    # --- storing --------------------------------------------------------------------------------------------
+
+    def key_of(self, path: Path) -> FileKey:
+        """How this archive names a file below its roots. Raises StartupError for one that is not."""
+        resolved = os.fsencode(path.resolve())
+        for root in self._roots:
+            if resolved == root or resolved.startswith(root.rstrip(b"/") + b"/"):
+                return FileKey(root, resolved[len(root.rstrip(b"/")) + 1 :])
+        raise StartupError("the folder for stored files is not below a root of the archive")
+
+    def examine(self, key: FileKey) -> FileChange:
+        """What parsing makes of a file below a root, known or not; the index learns nothing. Raises NotFound,
+        CorruptPixelData where the file cannot be read at the moment, and Overloaded."""
+        found = _stat(key)
+        if found is None:
+            raise NotFound("the file has gone")
+        return self._parse(found)
+
+    def adopt(self, change: FileChange) -> None:
+        """Let the index know a file that ``examine`` has seen: requests find it from now on."""
+        self._write([change])
+
+    def holder(self, sop_instance_uid: str) -> FileKey | None:
+        """The file that an instance is served from, None where there is none. A file that has gone is forgotten."""
+        key = self._index.holder(sop_instance_uid)
+        if key is not None and _stat(key) is None:
+            self._write_removed([key])
+            return None
+        return key
+
     # --- lists ----------------------------------------------------------------------------------------------
 
     def studies(self) -> tuple[StudyRecord, ...]:
@@ -252,10 +282,10 @@ class FolderArchive:
             return report
 
     def _scan(self, report: ScanReport, progress: Progress, stop: threading.Event) -> None:
+        known = self._index.known_files()  # before the walk: what is stored meanwhile was not seen, and has not gone
         walk = _Walk(self._roots, stop)
         found = {file.key: file for file in walk.files()}
         self._unlisted = tuple(walk.failed_entries)
-        known = self._index.known_files()
         if stop.is_set():
             return
         removed = [key for key in known if key not in found and not walk.failed_above(key)]
@@ -421,7 +451,8 @@ class _Walk:
             for entry in entries:
                 path = folder + b"/" + entry.name if folder else entry.name
                 if entry.is_dir(follow_symlinks=False):
-                    folders.append(path)
+                    if entry.name != INCOMING:
+                        folders.append(path)
                 elif entry.is_file(follow_symlinks=False):
                     status = entry.stat(follow_symlinks=False)
                     yield _Found(FileKey(root, path), status.st_size, status.st_mtime_ns)

@@ -288,6 +288,12 @@ class Index:
             ).fetchone()
         return None if row is None else (row[0], row[1])
 
+    def holder(self, sop_instance_uid: str) -> FileKey | None:
+        """The file that an instance is served from."""
+        with self._reader() as db:
+            found = _holder(db, sop_instance_uid)
+        return None if found is None else found[1]
+
     def orphaned_duplicates(self) -> list[FileKey]:
         """Files left out as duplicates of an instance that is gone, in order of their paths."""
         with self._reader() as db:

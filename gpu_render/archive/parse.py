@@ -15,7 +15,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 import pydicom.uid
-from pydicom.dataelem import DataElement
+from pydicom.datadict import dictionary_description
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag
@@ -330,7 +331,9 @@ def describe_file(
     if file.pixels is None and not text(ds, "SOPClassUID", 64):
         raise UnreadableFile("neither a SOP Class UID nor pixel data")
     document: Document = {
+        "cut_off": _is_cut_off(descriptor, file),  # first: an element that was looked at is no longer raw
         **_identify(file, identity),
+        "lacks": _lacks(file),
         **read_attributes(ds),
         "transfer_syntax_uid": file.transfer_syntax_uid,
         "number_of_frames": 0,
@@ -374,6 +377,22 @@ def _identify(file: _File, identity: str) -> Document:
         "series_instance_uid": _checked_uid(series, "Series Instance UID"),
         "sop_instance_uid": _checked_uid(sop, "SOP Instance UID"),
     }
+
+
+def _lacks(file: _File) -> list[str]:
+    """Names of what a file must say to be told apart and read (PS3.10 7.1, PS3.3 C.7 and C.12.1) and this one does not:
+    UIDs that were made up or taken from the File Meta Information, a Transfer Syntax that was guessed."""
+    keywords = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+    absent = [dictionary_description(keyword) for keyword in keywords if not uid_text(file.ds, keyword)]
+    return [*absent, *(["Transfer Syntax UID"] if file.guessed else [])]
+
+
+def _is_cut_off(descriptor: int, file: _File) -> bool:
+    """Whether the file ends within an element before any pixels: pydicom takes what there is."""
+    last = next(reversed(list(file.ds.values())), None) if file.pixels is None else None
+    if file.inflate_offset or not isinstance(last, RawDataElement) or last.length == UNDEFINED_LENGTH:
+        return False
+    return last.value_tell + last.length != os.fstat(descriptor).st_size
 
 
 def _made_up(level: str, seed: str) -> str:
