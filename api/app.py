@@ -11,14 +11,17 @@ from starlette.datastructures import MutableHeaders
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api import catalog, documentation, legacy, metrics, native, ops, pages, problems
+from api import batches, catalog, documentation, legacy, metrics, native, ops, pages, problems
+from api.cors import CrossOrigin
 from api.service import Service
 from api.streaming import IS_HEAD
 from gpu_render import __version__
+from gpu_render.ahead import Room
 from gpu_render.archive.folder import FolderArchive
 from gpu_render.decode.device import check
 from gpu_render.decode.proof import load_file
 from gpu_render.errors import RenderError
+from gpu_render.order import Orders
 from gpu_render.renderer import Renderer
 from gpu_render.settings import Settings
 from gpu_render.workers import WorkerPool
@@ -123,10 +126,12 @@ def create_app(
     app.state.metrics = metrics.Metrics(reads_gpus)
     app.add_middleware(metrics.Measured, metrics=app.state.metrics)
     app.add_middleware(HeadAsGet)
+    if chosen.cors_origins:
+        app.add_middleware(CrossOrigin, origins=chosen.cors_origins)
     app.add_middleware(SecurityHeaders)
     if "*" not in chosen.allowed_hosts:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(chosen.allowed_hosts), www_redirect=False)
-    for module in (native, catalog, legacy, ops, metrics, documentation):
+    for module in (native, batches, catalog, legacy, ops, metrics, documentation):
         app.include_router(module.router)
     pages.mount(app)
     return app
@@ -154,7 +159,7 @@ async def running(settings: Settings, scan_progress: Progress | None = None) -> 
             stack.enter_context(contextlib.closing(Scanner(archive, settings.rescan_interval_s, scan_progress)))
         warming = asyncio.get_running_loop().run_in_executor(None, _warm, pool)
         try:
-            yield Service(settings, archive, renderer)
+            yield Service(settings, archive, renderer, Orders(archive), Room(settings.stream_bytes))
         finally:
             await warming
 

@@ -88,6 +88,17 @@ def _kind(error: type[Exception]) -> str:
     return "".join(f"-{c.lower()}" if c.isupper() else c for c in error.__name__).lstrip("-")
 
 
+def explained(error: errors.RenderError) -> dict[str, object]:
+    """What an error decides of a problem document, for answers that hold one for each of several things."""
+    status, title = next((status, title) for cls, status, title in STATUS if isinstance(error, cls))
+    return {
+        "type": f"urn:gpu-render:problem:{_kind(type(error))}",
+        "title": title,
+        "status": status,
+        "detail": str(error),
+    }
+
+
 def _core_error(request: Request, error: Exception) -> Response:
     status, title = next((status, title) for cls, status, title in STATUS if isinstance(error, cls))
     detail = str(error)

@@ -7,7 +7,9 @@ from typing import Any, TypeVar, cast
 
 from fastapi import Request
 
+from gpu_render.ahead import Room
 from gpu_render.archive import Archive
+from gpu_render.order import Orders
 from gpu_render.priority import Priority
 from gpu_render.renderer import Renderer
 from gpu_render.settings import Settings
@@ -17,11 +19,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """The running parts, built by the lifespan of ``api.app``."""
+    """The running parts, built by the lifespan of ``api.app``. ``room``: for what streams make ahead."""
 
     settings: Settings
     archive: Archive
     renderer: Renderer
+    orders: Orders
+    room: Room
 
 
 def service_of(request: Request) -> Service:

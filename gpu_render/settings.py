@@ -1,13 +1,17 @@
 """Settings of one service process: read from the environment (``GPU_RENDER_...``) once, then frozen."""
 
 import os
+import re
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MIB = 1024 * 1024
+
+#: As browsers write it (RFC 6454 section 6.2): no default port, no path, not even "/".
+_ORIGIN = re.compile(r"https?://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
 
 
 def default_cache_dir() -> Path:
@@ -44,6 +48,9 @@ class Settings(BaseSettings):
         default=None, description="proof table of gpu-render prove; none: the one that is shipped"
     )
     queue_capacity: int = Field(default=1024, ge=1, description="jobs that may wait; the next one gets a 503")
+    stream_bytes: int = Field(
+        default=256 * MIB, ge=0, description="frames that answers of many frames may have ahead together [byte]"
+    )
     max_batch: int = Field(default=32, ge=1, le=4096, description="frames rendered in one launch")
     max_frame_bytes: int = Field(default=1024 * MIB, ge=1, description="largest decoded frame [byte]")
     max_frames: int = Field(default=10_000_000, ge=1, description="most frames in one SOP Instance")
@@ -52,3 +59,21 @@ class Settings(BaseSettings):
         default=("*",),
         description="Host headers that are answered; guards a loopback service against DNS rebinding",
     )
+    cors_origins: tuple[str, ...] = Field(
+        default=(),
+        description="origins whose pages may read answers in a browser, such as https://viewer.example; * alone: all",
+    )
+    max_search_results: int = Field(
+        default=5000, ge=1, le=1_000_000, description="most results of one search; more are asked for with offset"
+    )
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        """Refuse what no browser ever sends as Origin: it would silently allow nobody."""
+        for origin in origins:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin!r} is no origin: scheme://host[:port] in lower case, nothing behind it")
+        if "*" in origins and len(origins) > 1:
+            raise ValueError("* stands alone: it allows every origin, without credentials")
+        return origins
