@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 SOURCES := pyproject.toml requirements.lock viewer/build_hook.py viewer/package-lock.json viewer/index.html viewer/docs.html \
 	viewer/vite.config.ts viewer/tsconfig.json $(shell find viewer/src -type f 2>/dev/null)
 
-.PHONY: help setup system test test-system gpu gpu-test lint format demo conformance screenshot bench mutation bench-huge bench-gpu fuzz-setup fuzz lock clean
+.PHONY: help setup system test test-system clients gpu gpu-test lint format demo conformance screenshot bench mutation bench-huge bench-gpu fuzz-setup fuzz lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -27,7 +27,10 @@ setup: $(STAMP) ## make .venv and install everything, the viewer too
 test-system: ## what some tests need beside Python; they skip, with the reason, where it cannot be had
 	@./scripts/test-system
 
-test: setup test-system ## run the tests
+clients: setup ## OHIF and other JavaScript clients for the tests (250 MB, with npm); the tests skip without them
+	$(BIN)/python -m tests.clients.install
+
+test: setup test-system $(if $(CI),clients) ## run the tests
 	$(BIN)/pytest
 
 gpu-test: gpu test-system ## run the tests that need an NVIDIA GPU (install the cuda12 or cuda13 extra first)

@@ -17,25 +17,13 @@ import numpy as np
 import numpy.typing as npt
 import pydicom
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page
 from pydicom import Dataset
 from pydicom.data import get_testdata_file
 from pydicom.uid import UID, generate_uid
 
 from viewer import DIST
 
-CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
-CHROMIUM_ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu-sandbox",
-    "--use-gl=angle",
-    "--use-angle=swiftshader",
-    "--enable-unsafe-swiftshader",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
 SAMPLES = {
     "ct": "CT_small.dcm",
     "padded": "693_J2KI.dcm",
@@ -228,18 +216,6 @@ def service(archive: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) 
     """The address of ``gpu-render serve`` over the archive."""
     with running(tmp_path_factory.mktemp("service"), "serve", str(archive["root"])) as url:
         yield url
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    """Chromium with a software WebGL."""
-    if not Path(CHROMIUM).exists():
-        assert "CI" not in os.environ, "CI needs Chromium: apt-get install chromium"
-        pytest.skip("Chromium is not installed (apt-get install chromium)")
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGUMENTS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture
