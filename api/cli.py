@@ -39,6 +39,7 @@ from api.supervisor import Supervisor, choose_gpus, socket_directory, worker_set
 from gpu_render import __version__
 from gpu_render.archive.file import FileArchive
 from gpu_render.archive.folder import FolderArchive, shared_index
+from gpu_render.archive.store import served_roots
 from gpu_render.decode import DECODERS, codec_versions
 from gpu_render.decode.proof import ProofFile, ProofTable, load_file
 from gpu_render.demo import prepare_demo
@@ -224,6 +225,10 @@ def serve(
     index: Annotated[
         Path | None, typer.Option(help="Index file; the default lies below the user's cache folder.")
     ] = None,
+    store: Annotated[
+        Path | None,
+        typer.Option(help="Folder where instances that clients send are stored (STOW-RS). Default: none are taken."),
+    ] = None,
     gpus: Annotated[
         str | None,
         typer.Option(help="One process for each of these GPUs: all, or numbers as in 0,2. Default: one GPU."),
@@ -242,6 +247,7 @@ def serve(
     settings = make_settings(
         roots=roots,
         index_path=index or make_settings().index_path or default_index(roots),
+        store_path=store or make_settings().store_path,
         backend=backend.value,
         allowed_hosts=allowed_hosts,
     )
@@ -258,9 +264,10 @@ def serve_gpus(settings: Settings, gpus: str, socket_dir: Path | None, host: str
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         numbers = choose_gpus(gpus, settings.backend)
-        with socket_directory(socket_dir) as directory, shared_index(settings.roots, settings.index_path):
+        roots = served_roots(settings.roots, settings.store_path)
+        with socket_directory(socket_dir) as directory, shared_index(roots, settings.index_path):
             supervisor = Supervisor(worker_settings(settings, numbers), directory)
-            run_server(create_front(supervisor, settings.allowed_hosts), host, port)
+            run_server(create_front(supervisor, settings.allowed_hosts, settings.cors_origins), host, port)
     except StartupError as error:
         fail(str(error), 1)
 

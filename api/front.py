@@ -23,6 +23,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.app import SecurityHeaders
+from api.cors import CrossOrigin
 from api.metrics import PREFIX, Given, gpu_families
 from api.problems import Boundary, problem
 from api.supervisor import Slot, Supervisor, Worker
@@ -59,9 +60,14 @@ def end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
     return [(name, value) for name, value in pairs if name not in HOP_BY_HOP and name not in named]
 
 
-def create_front(supervisor: Supervisor, allowed_hosts: tuple[str, ...] = ("*",)) -> ASGIApp:
+def create_front(
+    supervisor: Supervisor, allowed_hosts: tuple[str, ...] = ("*",), cors_origins: tuple[str, ...] = ()
+) -> ASGIApp:
     """The application that a server on the public address runs. Its lifespan starts and ends the workers."""
-    app: ASGIApp = SecurityHeaders(Boundary(Front(supervisor)))
+    app: ASGIApp = Boundary(Front(supervisor))
+    if cors_origins:
+        app = CrossOrigin(app, cors_origins)
+    app = SecurityHeaders(app)
     if "*" not in allowed_hosts:
         app = TrustedHostMiddleware(app, allowed_hosts=list(allowed_hosts), www_redirect=False)
     return app
@@ -164,7 +170,7 @@ class Front:
     async def _try(self, worker: Worker, scope: Scope, incoming: Incoming, send: Send) -> bool:
         """Let ``worker`` answer. False where it could not even be asked: then another may be."""
         try:
-            headers = _for_aiohttp(end_to_end(scope["headers"]))
+            headers = _for_aiohttp(_with_scheme(end_to_end(scope["headers"]), scope))
         except UnicodeDecodeError:
             await _bad_header(scope)(scope, incoming.receive, send)
             return True
@@ -250,6 +256,12 @@ def _url(scope: Scope) -> yarl.URL:
     return yarl.URL.build(
         scheme="http", host="worker", path=path.decode("latin-1"), query_string=query.decode("latin-1"), encoded=True
     )
+
+
+def _with_scheme(headers: Headers, scope: Scope) -> Headers:
+    """With the scheme that the client used, whatever it claims: the worker makes absolute URLs of it."""
+    others = [(name, value) for name, value in headers if name != b"x-forwarded-proto"]
+    return [*others, (b"x-forwarded-proto", scope["scheme"].encode())]
 
 
 def _for_aiohttp(headers: Headers) -> list[tuple[str, str]]:

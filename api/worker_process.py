@@ -56,7 +56,8 @@ def main(make_app: Callable[[Settings], ASGIApp] = _service) -> int:
         log_config=None,
         server_header=False,
         date_header=False,  # the front's own server writes it
-        proxy_headers=False,
+        proxy_headers=True,
+        forwarded_allow_ips="*",  # whoever may connect to the socket: the front, or a proxy of the operator's
         timeout_keep_alive=75,  # longer than the front keeps idle connections, so that it never sends into a closed one
         timeout_graceful_shutdown=DRAIN_S,
     )

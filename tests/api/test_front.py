@@ -115,6 +115,13 @@ def test_a_request_passes_byte_for_byte_and_connections_stay_apart(front: Runnin
     assert "cookie" not in dict(json.loads(front.ask("/").body)["headers"])  # set by the answer to somebody else
 
 
+def test_the_worker_learns_the_scheme_that_the_client_used(front: Running) -> None:
+    for claimed, found in ((None, "http"), ("https", "https"), ("gopher", "http")):  # from 127.0.0.1, as of a proxy
+        sent = {} if claimed is None else {"X-Forwarded-Proto": claimed}
+        headers = json.loads(front.ask("/", headers=sent).body)["headers"]
+        assert [value for name, value in headers if name == "x-forwarded-proto"] == [found]
+
+
 def test_bodies_head_ranges_and_not_modified_pass(front: Running) -> None:
     body = os.urandom(3 << 20)
     answer = front.ask("/upload", "POST", body=body)
