@@ -15,7 +15,7 @@ import re
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import numpy as np
 import orjson
@@ -46,6 +46,8 @@ MEDIA_TYPES = (FRAMES, OCTETS)
 
 PATIENCE_S = 30.0
 """How long a frame in mid-answer is asked for again while the queue is full."""
+
+T = TypeVar("T")
 
 _RANGE = re.compile(r"([0-9]{1,9})(-([0-9]{1,9})?)?")
 
@@ -166,7 +168,7 @@ def head(record: dict[str, object]) -> bytes:
     return len(text).to_bytes(4, "little") + text
 
 
-async def patiently(render: Callable[[], Awaitable[RenderedFrame]]) -> RenderedFrame:
+async def patiently(render: Callable[[], Awaitable[T]]) -> T:
     """``render()``, again and again for a while where the queue is full: an answer that has begun is to go on."""
     deadline, pause_s = time.monotonic() + PATIENCE_S, 0.02
     while True:

@@ -144,6 +144,11 @@ class Renderer:
             raise CorruptPixelData("the decoder gave no samples")
         return DecodedFrame(samples, frame.layout, frame.decoder, timings)
 
+    async def encoded(self, ref: FrameRef, priority: Priority = Priority.INTERACTIVE) -> EncodedFrame:
+        """The frame as it is stored, read when its turn among the loads comes. Raises what ``Archive.fetch`` raises,
+        and Overloaded. Cancel the caller to drop the work."""
+        return await asyncio.wrap_future(self._loaders.submit(partial(self.archive.fetch, ref), priority))
+
     async def _held(self, ref: FrameRef, priority: Priority, timings: Timings, by_cpu: bool) -> DeviceFrame:
         """From the cache, which loads it where it has to, or lets this request share a load."""
         self._hurry(ref, priority)

@@ -1,0 +1,195 @@
+"""Frames as WADO-RS sends them (PS3.18 10.4.1.1.6): one by one or many, stored, decoded or coded anew."""
+
+import asyncio
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from starlette.requests import Request
+from starlette.responses import Response
+
+from api.arrays import caching
+from api.batches import patiently
+from api.dicomweb.bodies import held, loaded_ahead, streamed, unchanged
+from api.dicomweb.forms import EXPLICIT_LE, Form, choose_frame_form, frame_syntaxes, stored_form
+from api.dicomweb.multipart import Framing, digest, multipart, single
+from api.negotiation import MediaRange
+from api.service import Service, while_connected
+from api.streaming import Part
+from gpu_render import PIPELINE_VERSION
+from gpu_render.archive import FrameRecord
+from gpu_render.errors import CorruptPixelData, InvalidFrameNumber, NotFound, NotRenderable
+from gpu_render.frame import PixelLayout
+from gpu_render.priority import Priority
+from gpu_render.reference import FrameRef
+
+MADE = (EXPLICIT_LE,)
+"""Transfer syntaxes that frames can be had in where they are stored in another one."""
+
+_LIST = re.compile(r"[0-9]{1,10}(,[0-9]{1,10})*", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class FrameBytes:
+    """One frame in the transfer syntax that was asked for; ``version`` is the file's."""
+
+    data: Part
+    version: str
+
+
+def parse_frames(study: str, series: str, instance: str, text: str) -> list[FrameRef]:
+    """``1,2,3`` in the order that is asked for. Raises InvalidUid, and InvalidFrameNumber for anything else."""
+    if _LIST.fullmatch(text) is None:
+        raise InvalidFrameNumber("frames are asked for as a list of numbers from 1: 1,2,3")
+    numbers = text.split(",")
+    first = FrameRef.parse(study, series, instance, numbers[0])
+    if any(int(number) < 1 for number in numbers):
+        raise InvalidFrameNumber("a frame number is an integer from 1 upwards")
+    return [FrameRef(first.study_uid, first.series_uid, first.sop_instance_uid, int(number)) for number in numbers]
+
+
+@dataclass(frozen=True, slots=True)
+class Frames:
+    """What a request asks of frames. ``ranges``: the media types that it accepts."""
+
+    request: Request
+    service: Service
+    ranges: Sequence[MediaRange]
+    priority: Priority
+
+    async def one(self, ref: FrameRef) -> Response:
+        """A frame: read once, and decoded only where it has to be."""
+        if "if-none-match" in self.request.headers:
+            record = await asyncio.to_thread(self.service.archive.describe, ref)
+            known = unchanged(
+                self.request, _tagged(self.form(record.transfer_syntax_uid, 1), (ref,), record.version)[1]
+            )
+            if known is not None:
+                return known
+        form, frame = await while_connected(self.request, self._read(ref))
+        tag, headers = _tagged(form, (ref,), frame.version)
+        return held(self.request, _framing(form, tag, 1), (frame.data,), headers)
+
+    async def many(self, refs: Sequence[FrameRef]) -> Response:
+        """Frames in this order, each a part."""
+        record = await asyncio.to_thread(self.service.archive.describe, refs[0])
+        _require(refs, record)
+        form = self.form(record.transfer_syntax_uid, len(refs))
+        return await self._streamed(refs, record, form, lambda tag, _: _framing(form, tag, len(refs)))
+
+    async def pixel_data(self, first: FrameRef) -> Response:
+        """The value of Pixel Data: all frames one behind the other in Explicit VR Little Endian, else each a part."""
+        record = await asyncio.to_thread(self.service.archive.describe, first)
+        count = record.number_of_frames
+        refs = [replace(first, frame_number=number) for number in range(1, count + 1)]
+        form = self.form(record.transfer_syntax_uid, 1)
+        if form.transfer_syntax_uid != EXPLICIT_LE:
+            form = self.form(record.transfer_syntax_uid, count)
+        if form.transfer_syntax_uid != EXPLICIT_LE:
+            return await self._streamed(refs, record, form, lambda tag, _: _framing(form, tag, count))
+        if count > 1 and _begin_inside_bytes(record.layout):
+            raise NotRenderable("frames that begin inside a byte are offered one by one, below frames/")
+        return await self._streamed(refs, record, form, lambda tag, size: _value(form, tag, count, size))
+
+    def form(self, stored_uid: str, frames: int) -> Form:
+        """The form that is liked most of what frames in a transfer syntax can be had in. Raises NotAcceptable."""
+        syntaxes = frame_syntaxes(stored_uid, MADE)
+        return choose_frame_form(self.ranges, syntaxes, frames)
+
+    async def _streamed(
+        self,
+        refs: Sequence[FrameRef],
+        record: FrameRecord,
+        form: Form,
+        framing: Callable[[str, int], Framing],
+    ) -> Response:
+        """The first frame is there before anything is said; the next ones are made ahead of their turn."""
+        uid = form.transfer_syntax_uid
+        known = unchanged(self.request, _tagged(form, refs, record.version)[1])
+        if known is not None:
+            return known
+        first = await while_connected(self.request, self._frame(record, refs[0], uid, self.priority))
+        tag, headers = _tagged(form, refs, first.version)
+        size = len(first.data)
+        priority = max(self.priority, Priority.THUMBNAIL)  # whoever waits for any single frame comes before the rest
+
+        async def load(number: int) -> Part:
+            if number == 0:
+                return first.data
+            frame = await patiently(lambda: self._frame(record, refs[number], uid, priority))
+            if frame.version != first.version or (uid == EXPLICIT_LE and len(frame.data) != size):
+                raise CorruptPixelData(f"the file of SOP Instance {first_uid} changed while it was read")
+            return frame.data
+
+        first_uid = refs[0].sop_instance_uid
+        # Samples that are not compressed take the same length in each frame: the whole has a length, and ranges.
+        sizes = [size if uid == EXPLICIT_LE else None] * len(refs)
+        read = loaded_ahead(load, lambda _: most_bytes(record.layout), self.service.room)
+        return streamed(self.request, framing(tag, size), sizes, read, headers)
+
+    async def _read(self, ref: FrameRef) -> tuple[Form, FrameBytes]:
+        """A frame in the form that is liked most, which its transfer syntax decides."""
+        encoded = await self.service.renderer.encoded(ref, self.priority)
+        form = self.form(encoded.transfer_syntax_uid, 1)
+        if form.transfer_syntax_uid == stored_form(encoded.transfer_syntax_uid):
+            return form, FrameBytes(encoded.data, encoded.version)
+        return form, await self._made(ref, form.transfer_syntax_uid, self.priority, encoded.version)
+
+    async def _frame(self, record: FrameRecord, ref: FrameRef, uid: str, priority: Priority) -> FrameBytes:
+        """A frame in a transfer syntax; ``record`` is of the same instance."""
+        if uid == stored_form(record.transfer_syntax_uid):
+            encoded = await self.service.renderer.encoded(ref, priority)
+            return FrameBytes(encoded.data, encoded.version)
+        return await self._made(ref, uid, priority, record.version)
+
+    async def _made(self, ref: FrameRef, uid: str, priority: Priority, version: str) -> FrameBytes:
+        """A frame in a transfer syntax that it is not stored in."""
+        decoded = await self.service.renderer.decoded(ref, priority)
+        samples = decoded.samples
+        assert isinstance(samples, np.ndarray), uid
+        if decoded.layout.bits_allocated == 1:
+            return FrameBytes(np.packbits(samples.reshape(-1).view(np.uint8), bitorder="little").data, version)
+        return FrameBytes(np.ascontiguousarray(samples).reshape(-1).view(np.uint8).data, version)
+
+
+def most_bytes(layout: PixelLayout) -> int:
+    """Most that a frame takes in any form that is sent, or while it is made [byte]."""
+    return math.prod(layout.shape) * layout.dtype.itemsize
+
+
+def _begin_inside_bytes(layout: PixelLayout) -> bool:
+    """Whether 1-bit frames follow each other without beginning a byte each (PS3.5 8.1.1)."""
+    return layout.bits_allocated == 1 and layout.rows * layout.columns % 8 != 0
+
+
+def _require(refs: Sequence[FrameRef], record: FrameRecord) -> None:
+    """Raise NotFound for a frame beyond the last one."""
+    last = max(ref.frame_number for ref in refs)
+    if last > record.number_of_frames:
+        uid, count = record.ref.sop_instance_uid, record.number_of_frames
+        raise NotFound(f"no frame {last} of SOP Instance {uid}: it has {count} frame{'s' if count > 1 else ''}")
+
+
+def _tagged(form: Form, refs: Sequence[FrameRef], version: str) -> tuple[str, dict[str, str]]:
+    """What stands for this representation, and headers that let a browser keep it."""
+    first = refs[0]
+    numbers = tuple(ref.frame_number for ref in refs)
+    uids = (first.study_uid, first.series_uid, first.sop_instance_uid)
+    tag = digest("frames", uids, numbers, form, PIPELINE_VERSION, version)
+    return tag, caching(f'"{tag}"')
+
+
+def _framing(form: Form, tag: str, count: int) -> Framing:
+    """Each frame a part."""
+    if not form.multipart:
+        return single(form.content_type)
+    return multipart(tag, form.media_type, [form.content_type] * count)
+
+
+def _value(form: Form, tag: str, count: int, size: int) -> Framing:
+    """All frames one part, padded to an even length (PS3.5 8.1.1)."""
+    around = _framing(form, tag, 1)
+    heads = [around.heads[0], *[b""] * (count - 1)]
+    return Framing(around.media_type, heads, b"\0" * (count * size % 2) + around.tail)
