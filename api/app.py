@@ -13,11 +13,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import batches, catalog, documentation, legacy, metrics, native, ops, pages, problems
 from api.cors import CrossOrigin
+from api.dicomweb import stow, wado
 from api.service import Service
 from api.streaming import IS_HEAD
 from gpu_render import __version__
 from gpu_render.ahead import Room
 from gpu_render.archive.folder import FolderArchive
+from gpu_render.archive.store import Store, served_roots
 from gpu_render.decode.device import check
 from gpu_render.decode.proof import load_file
 from gpu_render.errors import RenderError
@@ -131,7 +133,7 @@ def create_app(
     app.add_middleware(SecurityHeaders)
     if "*" not in chosen.allowed_hosts:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(chosen.allowed_hosts), www_redirect=False)
-    for module in (native, batches, catalog, legacy, ops, metrics, documentation):
+    for module in (stow, wado, native, batches, catalog, legacy, ops, metrics, documentation):
         app.include_router(module.router)
     pages.mount(app)
     return app
@@ -145,7 +147,7 @@ async def running(settings: Settings, scan_progress: Progress | None = None) -> 
         log.info("rendering on %s (%s)", backend.name, backend.description)
         pool = stack.enter_context(contextlib.closing(WorkerPool(settings.workers)))
         archive = FolderArchive(
-            settings.roots,
+            served_roots(settings.roots, settings.store_path),
             settings.index_path,
             pool,
             max_frame_bytes=settings.max_frame_bytes,
@@ -155,13 +157,23 @@ async def running(settings: Settings, scan_progress: Progress | None = None) -> 
         stack.enter_context(contextlib.closing(archive))
         proven = check(backend, load_file(settings.proof_path)) if settings.gpu_decode == "auto" else None
         renderer = stack.enter_context(contextlib.closing(Renderer(archive, backend, pool, settings, proven)))
+        store = open_store(settings, archive)
+        if store is not None:
+            stack.enter_context(contextlib.closing(store))
         if settings.scan:
             stack.enter_context(contextlib.closing(Scanner(archive, settings.rescan_interval_s, scan_progress)))
         warming = asyncio.get_running_loop().run_in_executor(None, _warm, pool)
         try:
-            yield Service(settings, archive, renderer, Orders(archive), Room(settings.stream_bytes))
+            yield Service(settings, archive, renderer, Orders(archive), Room(settings.stream_bytes), store)
         finally:
             await warming
+
+
+def open_store(settings: Settings, archive: FolderArchive) -> Store | None:
+    """What STOW-RS stores to, None where it is switched off. Raises StartupError."""
+    if settings.store_path is None:
+        return None
+    return Store(archive, settings.store_path, max_instance_bytes=settings.max_store_instance_bytes)
 
 
 def _warm(pool: WorkerPool) -> None:

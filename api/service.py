@@ -9,6 +9,7 @@ from fastapi import Request
 
 from gpu_render.ahead import Room
 from gpu_render.archive import Archive
+from gpu_render.archive.store import Store
 from gpu_render.order import Orders
 from gpu_render.priority import Priority
 from gpu_render.renderer import Renderer
@@ -19,13 +20,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """The running parts, built by the lifespan of ``api.app``. ``room``: for what streams make ahead."""
+    """The running parts, built by the lifespan of ``api.app``. ``room``: for what streams make ahead.
+    ``store`` None: nothing can be stored."""
 
     settings: Settings
     archive: Archive
     renderer: Renderer
     orders: Orders
     room: Room
+    store: Store | None = None
 
 
 def service_of(request: Request) -> Service:

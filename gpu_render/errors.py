@@ -12,6 +12,7 @@
     ├── NotFound                    404  no such study, series, instance, frame or image id
     ├── NotAcceptable               406  none of the media types in Accept can be had
     ├── NotRenderable               406  the object has no pixels, or cannot be shown as asked
+    ├── TooSlow                     408  a request that stopped arriving
     ├── TooLarge                    413  the header declares more than the set limits
     ├── UnsupportedMediaType        415  a body of a kind that is not taken
     ├── CorruptPixelData            422  truncated, contradictory, or the decoder refused it
@@ -67,6 +68,10 @@ class NotAcceptable(RenderError):
 
 class NotRenderable(RenderError):
     """The object has no pixels (SR, PR, KO ...), or cannot be shown in the way that was asked for."""
+
+
+class TooSlow(RenderError):
+    """The body of a request stopped arriving."""
 
 
 class TooLarge(RenderError):

@@ -27,6 +27,14 @@ class Settings(BaseSettings):
 
     roots: tuple[Path, ...] = Field(default=(), description="folders that are served, JSON list of paths")
     index_path: Path | None = Field(default=None, description="SQLite index file; none: a new temporary one each start")
+    store_path: Path | None = Field(
+        default=None, description="folder where STOW-RS stores files, made if absent and served like a root; none: 403"
+    )
+    max_store_bytes: int = Field(default=64 * 1024 * MIB, ge=1, description="largest body of a store request [byte]")
+    max_store_instance_bytes: int = Field(
+        default=16 * 1024 * MIB, ge=1, description="largest file that is stored [byte]"
+    )
+    max_store_instances: int = Field(default=10_000, ge=1, description="most files in one store request")
     rescan_interval_s: float = Field(
         default=300.0, ge=0, description="time between scans for changed files [s]; 0: scan at start only"
     )
