@@ -26,6 +26,7 @@ from gpu_render.worker_protocol import ERRORS, BrokenMessage, Message, receive_m
 OPERATIONS: Mapping[str, str] = {
     "decode": "gpu_render.decode.codecs:decode_payload",
     "parse": "gpu_render.archive.parse:parse_file",
+    "colours": "gpu_render.pictures.colour:convert_payload",
 }
 """What a worker can do, as ``module:function``; imported in the worker, when first asked for."""
 
