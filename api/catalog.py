@@ -7,6 +7,7 @@ import orjson
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from api.documents import json_document
 from api.problems import RESPONSES
 from api.service import Service, service_of
 from gpu_render import PIPELINE_VERSION
@@ -19,9 +20,9 @@ router = APIRouter(prefix="/api", tags=["catalog"], responses=RESPONSES)
 Json = dict[str, Any]
 
 
-def json_response(body: Json) -> Response:
-    """Fresh JSON: lists change, so nobody may keep them."""
-    return Response(orjson.dumps(body), media_type="application/json", headers={"Cache-Control": "private, no-cache"})
+def json_response(request: Request, body: Json) -> Response:
+    """JSON that a browser has to ask for anew each time."""
+    return json_document(request, orjson.dumps(body))
 
 
 def frame_path(ref: FrameRef) -> str:
@@ -238,7 +239,9 @@ def example(body: Json) -> dict[int | str, Json]:
 async def get_studies(request: Request) -> Response:
     """All studies, the latest first: what a study list shows."""
     service = service_of(request)
-    return await asyncio.to_thread(lambda: json_response({"studies": list(map(study_json, service.archive.studies()))}))
+    return await asyncio.to_thread(
+        lambda: json_response(request, {"studies": list(map(study_json, service.archive.studies()))})
+    )
 
 
 @router.get(
@@ -251,11 +254,11 @@ async def get_series(request: Request, study: str, series: str) -> Response:
     """All frames of a series in anatomical order, with everything a viewer needs, in one call."""
     service = service_of(request)
     study_uid, series_uid = check_uid(study, "Study Instance UID"), check_uid(series, "Series Instance UID")
-    return await asyncio.to_thread(_manifest, service, study_uid, series_uid)
+    return await asyncio.to_thread(_manifest, request, service, study_uid, series_uid)
 
 
-def _manifest(service: Service, study_uid: str, series_uid: str) -> Response:
-    return json_response(manifest_json(service.archive.series(study_uid, series_uid)))
+def _manifest(request: Request, service: Service, study_uid: str, series_uid: str) -> Response:
+    return json_response(request, manifest_json(service.archive.series(study_uid, series_uid)))
 
 
 @router.get("/index", summary="State of the index", responses=example(_INDEX_EXAMPLE), response_class=Response)
@@ -267,7 +270,9 @@ async def get_index(request: Request) -> Response:
     service = service_of(request)
     status = await asyncio.to_thread(service.archive.status)
     scans = service.settings.scan
-    return json_response(
+    return await asyncio.to_thread(
+        json_response,
+        request,
         {
             "scanning": status.scanning if scans else None,
             "files_done": status.files_done if scans else None,
@@ -275,5 +280,5 @@ async def get_index(request: Request) -> Response:
             "instances": status.instances,
             "frames": status.frames,
             "unreadable": [{"path": entry.path, "reason": entry.reason} for entry in status.unreadable],
-        }
+        },
     )
