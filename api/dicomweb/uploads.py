@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ IDLE_S = 60.0
 """How long a client may keep an upload waiting."""
 SLOWEST_BYTES_S = 1024
 """What earns patience anew: a client that sends a byte a minute has none left soon [byte/s]."""
-MAX_PREAMBLE_BYTES = 64 * 1024
+MAX_PREAMBLE_BYTES = 8192
 MAX_HEADERS = 16
 MAX_HEADER_BYTES = 8192
 _TRANSFER_ENCODINGS = ("", "binary", "7bit", "8bit")
@@ -120,7 +121,7 @@ class Parts:
     """
 
     def __init__(self, boundary: bytes) -> None:
-        self._delimiter = b"--" + boundary
+        self._first = re.compile(rb"(?:\A|\n)(--" + re.escape(boundary) + rb"(?:\r\n|--))")
         self._preamble: bytes | None = b""
         self._events: list[Event] = []
         self._name, self._value = b"", b""
@@ -169,16 +170,14 @@ class Parts:
 
     def _skip_preamble(self, data: bytes) -> bytes:
         """What follows the preamble (RFC 2046 5.1.1), nothing while it lasts."""
-        at = data.find(self._delimiter)
-        while at > 0 and data[at - 1 : at] != b"\n":
-            at = data.find(self._delimiter, at + 1)
-        if at < 0:
+        first = self._first.search(data)
+        if first is None:
             if len(data) > MAX_PREAMBLE_BYTES:
                 raise BadRequest("the body does not begin with its boundary")
             self._preamble = data
             return b""
         self._preamble = None
-        return data[at:]
+        return data[first.start(1) :]
 
     def _begin(self) -> None:
         self._any = True

@@ -222,8 +222,8 @@ class Store:
         return outcome
 
     def _meet(self, incoming: Incoming, change: FileChange, outcome: Outcome, held: FileKey) -> Outcome:
-        """The instance is held already. That it comes again is fine, that it is another is not; but the whole of it takes
-        the place of a beginning, since nothing is lost with that."""
+        """The instance is held already. That it comes again is fine, that it is another is not; but the whole of it
+        takes the place of a beginning, since nothing is lost with that."""
         begins, same = _compare(held, incoming.path)
         if same:
             return outcome
