@@ -5,8 +5,9 @@ import os
 import stat
 import threading
 import time
+import zlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,16 +18,23 @@ import numpy.typing as npt
 
 from gpu_render.archive import (
     ArchiveStatus,
+    DicomJson,
     FrameRecord,
     ImageRecord,
+    InstanceRecord,
+    Level,
+    OpenInstance,
+    Query,
     SeriesManifest,
     StudyRecord,
     UnreadableEntry,
 )
 from gpu_render.archive.encapsulation import join_fragments
 from gpu_render.archive.files import INCOMING, OpenFiles, inflate_range
-from gpu_render.archive.index import FileChange, FileKey, Index, Located
+from gpu_render.archive.index import FileChange, FileKey, HeldFolder, Index, Located, version_of
 from gpu_render.archive.parse import unpack_result
+from gpu_render.archive.search import searchable
+from gpu_render.archive.writing import join_path, split_path
 from gpu_render.errors import (
     CorruptPixelData,
     DecoderTimeout,
@@ -47,6 +55,8 @@ MIB = 1 << 20
 BATCH_FILES = 512
 """Most files committed at once; a batch is also committed after BATCH_S."""
 BATCH_S = 0.5
+MANY_FILES = 1000
+"""After so many new ones the database counts anew what is in its tables, by which it plans how to search."""
 
 GENERATION_S = 0.1
 """How long another process' change to a shared index may go unnoticed. Own changes are seen at once."""
@@ -101,14 +111,24 @@ class _Found:
     size: int
     mtime_ns: int
 
+    @property
+    def name(self) -> bytes:
+        """Its name in its folder."""
+        return split_path(self.key.path)[1]
+
+    @property
+    def stamp(self) -> tuple[int, int]:
+        """What changes whenever the file does, as the index keeps it."""
+        return self.size, self.mtime_ns
+
 
 class FolderArchive:
     """All DICOM files below ``roots``. Implements Archive; every method may be called from any thread.
 
     Symbolic links below a root are not followed, devices not opened; the roots themselves are resolved once.
-    ``index_path`` None keeps the index in a temporary file. ``pool`` runs the operation ``parse``. ``shared``: the
-    index is that of ``shared_index``, and other processes use it as well; one of them is to scan. Raises StartupError
-    for a root that is no folder and for an index that cannot be used.
+    ``index_path`` None keeps the index in a temporary file, ``index_url`` in a PostgreSQL database instead. ``pool``
+    runs the operation ``parse``. ``shared``: the index is that of ``shared_index``, and other processes use it as well;
+    one of them is to scan. Raises StartupError for a root that is no folder and for an index that cannot be used.
     """
 
     def __init__(
@@ -120,12 +140,13 @@ class FolderArchive:
         max_frame_bytes: int = MAX_FRAME_BYTES,
         max_frames: int = MAX_FRAMES,
         open_files: int = 64,
+        index_url: str | None = None,
         shared: bool = False,
     ) -> None:
         self._roots = _resolve(roots)
         self._pool = pool
         self._limits = {"max_frame_bytes": max_frame_bytes, "max_frames": max_frames}
-        self._index = Index(index_path, shared=shared)
+        self._index = Index(index_path, url=index_url, shared=shared)
         if not shared:
             self._index.set_roots(self._roots)
         self._files = OpenFiles(open_files)
@@ -196,7 +217,7 @@ class FolderArchive:
             found = _stat(key)
             if found is None:
                 self._write_removed([key])
-            elif self._index.known_file(key) != (found.size, found.mtime_ns):
+            elif self._index.known_file(key) != found.stamp:
                 self._write([self._parse(found)])
 
     # --- storing --------------------------------------------------------------------------------------------
@@ -257,6 +278,48 @@ class FolderArchive:
         """The stable integer id of an instance. Raises NotFound."""
         return self._index.image_id(sop_instance_uid)
 
+    # --- for DICOMweb ---------------------------------------------------------------------------------------
+
+    def search(self, query: Query) -> list[DicomJson]:
+        """What matches, in a fixed order. Raises BadRequest for a matching value that is none."""
+        return self._index.search(query)
+
+    def searchable(self, level: Level) -> frozenset[str]:
+        """Keywords that ``search`` can match at a level; those of an item with that of its sequence before a dot."""
+        return searchable(level)
+
+    def instances(
+        self, study_uid: str, series_uid: str | None = None, sop_instance_uid: str | None = None
+    ) -> list[InstanceRecord]:
+        """All instances of a study or series, or one: by Series Number, Instance Number and UID. Raises NotFound."""
+        return self._index.instances(study_uid, series_uid, sop_instance_uid)
+
+    def metadata(self, instances: Sequence[InstanceRecord]) -> Iterator[bytes]:
+        """Of each instance its whole data set as JSON text, some read ahead. Raises NotFound for one that has changed
+        or gone."""
+        for _, body in self._index.metadata(instances):
+            yield zlib.decompress(body)
+
+    @contextlib.contextmanager
+    def open(self, instance: InstanceRecord) -> Iterator[OpenInstance]:
+        """The stored file. Raises NotFound where it has gone or changed."""
+        gone = NotFound(f"SOP Instance {instance.sop_instance_uid} has changed or gone")
+        key = self._index.holder(instance.sop_instance_uid)
+        if key is None:
+            raise gone
+        with contextlib.ExitStack() as stack:
+            try:
+                descriptor = stack.enter_context(self._files.lease(key.root, key.path))
+                status = os.fstat(descriptor)
+                found = version_of(status.st_size, status.st_mtime_ns)
+            except OSError:
+                found = None
+            if found != instance.version:
+                self._files.forget(key.root, key.path)
+                self._refresh(key)
+                raise gone
+            yield OpenInstance(descriptor, instance.nbytes)
+
     def status(self) -> ArchiveStatus:
         """Progress and the list of unreadable files."""
         instances, frames = self._index.counts()
@@ -282,30 +345,63 @@ class FolderArchive:
             return report
 
     def _scan(self, report: ScanReport, progress: Progress, stop: threading.Event) -> None:
-        known = self._index.known_files()  # before the walk: what is stored meanwhile was not seen, and has not gone
-        walk = _Walk(self._roots, stop)
-        found = {file.key: file for file in walk.files()}
+        """Folder by folder: in memory are the files of one folder, and which folders there are."""
+        last, walk = self._index.last_folder(), _Walk(self._roots, stop)
+        seen, changed, total = set[int | None](), list[FileKey](), 0
+        for place, held, files in walk.folders(self._index.held_folder):
+            self._forget_files(place, held, files, report)
+            todo = sum(held.files.get(file.name) != file.stamp for file in files)
+            report.unchanged += len(files) - todo
+            seen.add(held.id)
+            changed += [place] if todo else []
+            total += todo
         self._unlisted = tuple(walk.failed_entries)
         if stop.is_set():
             return
-        removed = [key for key in known if key not in found and not walk.failed_above(key)]
-        report.removed = len(removed)
-        if removed:
-            self._write_removed(removed)
-        todo = [file for file in found.values() if known.get(file.key) != (file.size, file.mtime_ns)]
-        report.unchanged = len(found) - len(todo)
-        todo.sort(key=lambda file: (file.key.root, file.key.path))
-        self._parse_all(todo, progress, stop)
-        report.added = sum(file.key not in known for file in todo)
-        report.changed = len(todo) - report.added
+        self._forget_folders(walk, seen, last, report)
+        changed.sort(key=lambda place: (place.root, place.path))
+        self._parse_all(self._todo(changed, report), total, progress, stop)
         orphans = self._index.orphaned_duplicates()
         self._index.remove(orphans)  # so that they count as unknown
         for key in orphans:
             self._refresh(key)
+        if total >= MANY_FILES:
+            self._index.analyze()
 
-    def _parse_all(self, todo: Sequence[_Found], progress: Progress, stop: threading.Event) -> None:
-        """Parse on as many threads as the pool has workers; commit in order of the paths."""
-        total, done, batch, began = len(todo), 0, list[FileChange](), time.monotonic()
+    def _forget_files(self, place: FileKey, held: HeldFolder, files: Sequence[_Found], report: ScanReport) -> None:
+        """Forget what is no longer in a folder."""
+        gone = held.files.keys() - {file.name for file in files}
+        report.removed += len(gone)
+        if gone:
+            self._write_removed([FileKey(place.root, join_path(place.path, name)) for name in gone])
+
+    def _forget_folders(self, walk: "_Walk", seen: set[int | None], last: int, report: ScanReport) -> None:
+        """Forget folders that were not met, up to the one that was known ``last`` before the walk."""
+        after = 0
+        while after < last and (held := self._index.held_folders(after, last)):
+            after = held[-1][0]
+            unseen = [(id_, place) for id_, place in held if id_ not in seen and not walk.failed_above(place)]
+            gone = [id_ for id_, place in unseen if not _is_folder(place)]  # may have been made behind the walk's back
+            if gone:
+                report.removed += self._index.remove_folders(gone)
+                self._ask_generation_s = 0.0
+
+    def _todo(self, places: Sequence[FileKey], report: ScanReport) -> Iterator[_Found]:
+        """Files of these folders that are new or have changed, in order of their paths."""
+        for place in places:
+            held = self._index.held_folder(place)
+            with contextlib.suppress(OSError):  # listed a moment ago; the next scan tells more
+                for file in sorted(list_folder(place)[0], key=lambda file: file.name):
+                    known = held.files.get(file.name)
+                    if known != file.stamp:
+                        report.added += known is None
+                        report.changed += known is not None
+                        yield file
+
+    def _parse_all(self, todo: Iterable[_Found], total: int, progress: Progress, stop: threading.Event) -> None:
+        """Parse on as many threads as the pool has workers; commit in order of the paths. ``total`` files are meant;
+        it is told more or fewer where folders change meanwhile."""
+        done, batch, began = 0, list[FileChange](), time.monotonic()
         self._progress = (True, 0, total)
         progress(0, total)
         with ThreadPoolExecutor(self._pool.size, thread_name_prefix="scan") as threads:
@@ -315,10 +411,13 @@ class FolderArchive:
                 if len(batch) >= BATCH_FILES or time.monotonic() - began >= BATCH_S:
                     self._write(batch)
                     batch, began = [], time.monotonic()
-                self._progress = (True, done, total)
-                progress(done, total)
+                self._progress = (True, done, max(done, total))
+                progress(done, max(done, total))
         if batch:
             self._write(batch)
+        if done < total and not stop.is_set():
+            self._progress = (True, done, done)
+            progress(done, done)
 
     def _parse(self, file: _Found) -> FileChange:
         key = file.key
@@ -329,17 +428,17 @@ class FolderArchive:
                 meta,
                 b"",
                 timeout_s=min(300, 10 + file.size / MIB),
-                result_bytes=MIB + 2 * min(file.size, 256 * MIB),
+                result_bytes=2 * MIB + 3 * min(file.size, 256 * MIB),
                 memory_bytes=512 * MIB + 8 * min(file.size, 256 * MIB),
             )
-            document, spans = unpack_result(answer, result)
+            parsed = unpack_result(answer, result)
         except Overloaded:
             raise  # the pool is closing: nothing is known about the file
         except DecoderTimeout as error:  # on a busy machine, or killed: no size, so that the next scan tries again
             return FileChange(key, -1, file.mtime_ns, None, reason=_reason(error))
         except RenderError as error:
             return FileChange(key, file.size, file.mtime_ns, None, reason=_reason(error))
-        return FileChange(key, file.size, file.mtime_ns, document, spans)
+        return FileChange(key, file.size, file.mtime_ns, parsed.document, parsed.spans, metadata=parsed.metadata)
 
     def _write(self, changes: Sequence[FileChange]) -> None:
         if self._index.write(changes):
@@ -351,12 +450,12 @@ class FolderArchive:
 
 
 @contextlib.contextmanager
-def shared_index(roots: Sequence[Path], index_path: Path) -> Iterator[None]:
+def shared_index(roots: Sequence[Path], index_path: Path | None, index_url: str | None = None) -> Iterator[None]:
     """Make or migrate an index for several processes and keep other services off it until the block ends.
 
     Raises StartupError like FolderArchive.
     """
-    index = Index(index_path)
+    index = Index(index_path, url=index_url)
     try:
         index.set_roots(_resolve(roots))
         index.share()
@@ -380,7 +479,7 @@ def _reason(error: RenderError) -> str:
 def _in_order(
     threads: ThreadPoolExecutor,
     parse: Callable[[_Found], FileChange],
-    todo: Sequence[_Found],
+    todo: Iterable[_Found],
     ahead: int,
     stop: threading.Event,
 ) -> Iterator[FileChange]:
@@ -423,7 +522,7 @@ def _stat(key: FileKey) -> _Found | None:
 
 
 class _Walk:
-    """All regular files below the roots. What cannot be listed is remembered: its files are unknown, not gone."""
+    """All folders below the roots. What cannot be listed is remembered: its files are unknown, not gone."""
 
     def __init__(self, roots: Sequence[bytes], stop: threading.Event) -> None:
         self._roots = roots
@@ -431,38 +530,54 @@ class _Walk:
         self._failed: list[FileKey] = []
         self.failed_entries: list[UnreadableEntry] = []
 
-    def files(self) -> Iterator[_Found]:
-        """In no particular order; ends early when stopped."""
+    def folders(self, known: Callable[[FileKey], HeldFolder]) -> Iterator[tuple[FileKey, HeldFolder, list[_Found]]]:
+        """Each folder, what was ``known`` of it just before it was looked at, and its files; in no particular order.
+        Ends early when stopped."""
         for root in self._roots:
-            folders = [b""]
-            while folders and not self._stop.is_set():
-                folder = folders.pop()
+            waiting = [b""]
+            while waiting and not self._stop.is_set():
+                place = FileKey(root, waiting.pop())
+                held = known(place)  # before: what is stored meanwhile is not seen, but has not gone
                 try:
-                    yield from self._list(root, folder, folders)
+                    files, inner = list_folder(place)
                 except OSError as error:
-                    self._failed.append(FileKey(root, folder))
-                    shown = folder.decode("utf-8", "replace") or "."
-                    self.failed_entries.append(
-                        UnreadableEntry(shown, f"folder cannot be listed ({type(error).__name__})")
-                    )
+                    self._fail(place, error)
+                    continue
+                waiting += inner
+                yield place, held, files
 
-    def _list(self, root: bytes, folder: bytes, folders: list[bytes]) -> Iterator[_Found]:
-        with os.scandir(os.path.join(root, folder)) as entries:  # noqa: PTH118 - bytes
-            for entry in entries:
-                path = folder + b"/" + entry.name if folder else entry.name
-                if entry.is_dir(follow_symlinks=False):
-                    if entry.name != INCOMING:
-                        folders.append(path)
-                elif entry.is_file(follow_symlinks=False):
-                    status = entry.stat(follow_symlinks=False)
-                    yield _Found(FileKey(root, path), status.st_size, status.st_mtime_ns)
+    def _fail(self, place: FileKey, error: OSError) -> None:
+        self._failed.append(place)
+        shown = place.path.decode("utf-8", "replace") or "."
+        self.failed_entries.append(UnreadableEntry(shown, f"folder cannot be listed ({type(error).__name__})"))
 
-    def failed_above(self, key: FileKey) -> bool:
-        """Whether a folder above this file could not be listed."""
+    def failed_above(self, place: FileKey) -> bool:
+        """Whether this folder or one above it could not be listed."""
         return any(
-            failed.root == key.root and (not failed.path or key.path.startswith(failed.path + b"/"))
+            failed.root == place.root and (not failed.path or (place.path + b"/").startswith(failed.path + b"/"))
             for failed in self._failed
         )
+
+
+def list_folder(place: FileKey) -> tuple[list[_Found], list[bytes]]:
+    """Regular files of a folder, and paths of the folders in it. Links are neither. Raises OSError."""
+    files, folders = [], []
+    with os.scandir(os.path.join(place.root, place.path)) as entries:  # noqa: PTH118 - bytes
+        for entry in entries:
+            path = join_path(place.path, entry.name)
+            if entry.is_dir(follow_symlinks=False):
+                if entry.name != INCOMING:
+                    folders.append(path)
+            elif entry.is_file(follow_symlinks=False):
+                status = entry.stat(follow_symlinks=False)
+                files.append(_Found(FileKey(place.root, path), status.st_size, status.st_mtime_ns))
+    return files, folders
+
+
+def _is_folder(place: FileKey) -> bool:
+    """Whether there is such a folder, and no link on the way to it."""
+    path = os.path.join(place.root, place.path)  # noqa: PTH118 - bytes
+    return os.path.realpath(path) == path and os.path.isdir(path)  # noqa: PTH112
 
 
 # --- one frame ----------------------------------------------------------------------------------------------

@@ -8,9 +8,10 @@ import logging
 import os
 import struct
 import warnings
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,14 @@ from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_16, EXPLICIT_VR_LENGTH_32
 
+from gpu_render.archive.dataset import (
+    PixelElement,
+    Stretches,
+    head_reader,
+    repaired,
+    tail_reader,
+)
+from gpu_render.archive.elements import IrregularError, Reader
 from gpu_render.archive.encapsulation import (
     ITEM,
     UNDEFINED_LENGTH,
@@ -33,6 +42,7 @@ from gpu_render.archive.encapsulation import (
 )
 from gpu_render.archive.files import INFLATE_STEP_BYTES, inflate, open_beneath
 from gpu_render.archive.functional_groups import FrameGroups
+from gpu_render.archive.metadata import Metadata, make_metadata
 from gpu_render.archive.records import geometry_to_json, layout_to_json, move_geometry, presentation_to_json
 from gpu_render.decode import find_decoder
 from gpu_render.errors import (
@@ -75,6 +85,10 @@ _STANDARD = "1.2.840.10008.1.2."
 
 MAX_HEADER_BYTES = 64 << 20
 """A deflated data set is inflated this far in search of its pixels."""
+INDEXED_METADATA = 4 << 20
+"""Longest metadata [character] that are made at indexing; longer ones are made when they are asked for."""
+INDEXED_GROUPS_BYTES = 2 << 20
+"""Per-frame functional groups of more bytes are not even tried at indexing."""
 MAX_INFLATED_BYTES = 1 << 30
 """Most bytes that a deflated data set may inflate to."""
 DEFER_BYTES = 128 << 20
@@ -86,19 +100,10 @@ _DICOMDIR = "1.2.840.10008.1.3.10"
 
 
 @dataclass(frozen=True, slots=True)
-class PixelElement:
-    """Where the pixels are: ``offset`` [byte] of the value in the (inflated) file, ``length`` as declared."""
-
-    keyword: str
-    vr: str | None
-    offset: int
-    length: int
-
-
-@dataclass(frozen=True, slots=True)
-class _File:
+class File:
     """What parsing has found. ``inflate_offset`` [byte]: where the deflated data set begins, 0 where it is not
-    deflated; all other offsets are those of the inflated data set then."""
+    deflated; all other offsets are those of the inflated data set then, which begins with ``inflated``. ``begin``: of
+    the data set. ``groups``: where the per-frame functional groups begin and end, if they were walked."""
 
     ds: Dataset
     transfer_syntax_uid: str
@@ -107,21 +112,34 @@ class _File:
     pixels: PixelElement | None
     inflate_offset: int
     media_sop_instance_uid: str
+    begin: int
+    inflated: bytes
+    groups: tuple[int, int] | None
+
+
+class Parsed(NamedTuple):
+    """What the index keeps of one file: the document of ``describe_file``, the packed spans of its frames, and its
+    metadata: JSON text (DICOM JSON Model), compressed by zlib; empty where they are long, and made on request."""
+
+    document: Document
+    spans: bytes
+    metadata: bytes
 
 
 def parse_file(meta: dict[str, Any], _payload: memoryview) -> tuple[dict[str, Any], bytes]:
     """The worker operation ``parse``.
 
     ``meta``: ``root`` and ``path`` below it (surrogate-escaped text), ``max_frame_bytes``, ``max_frames``.
-    Operations take a payload; this one needs none. Returns ``{"document_bytes": n}`` and n bytes of JSON (see
-    ``describe_file``) followed by the packed frame spans, little-endian uint64 (frames, 2). Raises UnreadableFile.
+    Operations take a payload; this one needs none. Returns ``{"document_bytes": n, ...}`` and n bytes of JSON (see
+    ``describe_file``), followed by the packed frame spans, little-endian uint64 (frames, 2), of as many bytes as
+    ``spans_bytes`` says, and the metadata, compressed. Raises UnreadableFile.
     """
     try:
         descriptor = open_beneath(meta["root"], os.fsencode(meta["path"]))
     except OSError as error:
         raise UnreadableFile(f"cannot be opened ({type(error).__name__})") from None
     try:
-        document, spans = parse_descriptor(
+        parsed = parse_descriptor(
             descriptor,
             identity=str(meta["path"]),
             max_frame_bytes=meta.get("max_frame_bytes", MAX_FRAME_BYTES),
@@ -129,20 +147,22 @@ def parse_file(meta: dict[str, Any], _payload: memoryview) -> tuple[dict[str, An
         )
     finally:
         os.close(descriptor)
-    encoded = json.dumps(document, separators=(",", ":")).encode()
-    return {"document_bytes": len(encoded)}, encoded + spans
+    encoded = json.dumps(parsed.document, separators=(",", ":")).encode()
+    sizes = {"document_bytes": len(encoded), "spans_bytes": len(parsed.spans)}
+    return sizes, b"".join((encoded, parsed.spans, parsed.metadata))
 
 
-def unpack_result(meta: dict[str, Any], result: bytes | npt.NDArray[np.uint8]) -> tuple[Document, bytes]:
-    """(document, packed spans) of what ``parse_file`` returned."""
-    length = meta["document_bytes"]
-    return json.loads(bytes(result[:length])), bytes(result[length:])
+def unpack_result(meta: dict[str, Any], result: bytes | npt.NDArray[np.uint8]) -> Parsed:
+    """What ``parse_file`` returned."""
+    spans = meta["document_bytes"]
+    metadata = spans + meta["spans_bytes"]
+    return Parsed(json.loads(bytes(result[:spans])), bytes(result[spans:metadata]), bytes(result[metadata:]))
 
 
 def parse_descriptor(
     descriptor: int, *, identity: str, max_frame_bytes: int = MAX_FRAME_BYTES, max_frames: int = MAX_FRAMES
-) -> tuple[Document, bytes]:
-    """The document and the packed spans of an open file. ``identity`` makes up the UID of a file that has none.
+) -> Parsed:
+    """All of an open file. ``identity`` makes up the UID of a file that has none.
 
     Raises UnreadableFile.
     """
@@ -175,7 +195,7 @@ def _quiet() -> Iterator[None]:
 # --- from bytes to a data set -------------------------------------------------------------------------------
 
 
-def _read_file(descriptor: int) -> _File:
+def _read_file(descriptor: int) -> File:
     with open(descriptor, "rb", closefd=False) as stream:
         _find_beginning(stream)
         meta = read_dataset(stream, False, True, stop_when=_behind_file_meta)
@@ -184,14 +204,15 @@ def _read_file(descriptor: int) -> _File:
         if text(meta, "MediaStorageSOPClassUID", 64) == _DICOMDIR:
             raise UnreadableFile("a DICOMDIR, not an image")
         source: BinaryIO = stream
+        inflated = _inflate_header(descriptor, begin) if uid == DEFLATED else b""
         if uid == DEFLATED:
-            source = io.BytesIO(_inflate_header(descriptor, begin))
+            source = io.BytesIO(inflated)
         guessed = not uid
         uid = uid or _guess_transfer_syntax(source)
-        ds, pixels = _read_until_pixels(source, uid)
+        ds, pixels, groups = _read_until_pixels(source, uid)
     if pixels is None and uid == DEFLATED and source.tell() >= MAX_HEADER_BYTES:
         raise UnreadableFile(f"no pixels within the first {MAX_HEADER_BYTES} inflated bytes")
-    return _File(
+    return File(
         ds,
         _checked_uid(uid, "Transfer Syntax UID"),
         guessed,
@@ -199,6 +220,9 @@ def _read_file(descriptor: int) -> _File:
         pixels,
         begin if uid == DEFLATED else 0,
         uid_text(meta, "MediaStorageSOPInstanceUID"),
+        0 if uid == DEFLATED else begin,
+        inflated,
+        groups,
     )
 
 
@@ -235,8 +259,11 @@ def _guess_transfer_syntax(stream: BinaryIO) -> str:
     return EXPLICIT_LE if head[1:2] == b"\0" else EXPLICIT_BE
 
 
-def _read_until_pixels(stream: BinaryIO, transfer_syntax_uid: str) -> tuple[Dataset, PixelElement | None]:
-    begin = stream.tell()
+def _read_until_pixels(
+    stream: BinaryIO, transfer_syntax_uid: str
+) -> tuple[Dataset, PixelElement | None, tuple[int, int] | None]:
+    """The elements before the pixels, these, and where the per-frame functional groups are, if they were walked."""
+    begin, span = stream.tell(), None
     ds, element = _read_until(stream, transfer_syntax_uid, {*_PIXEL_TAGS, _PER_FRAME})
     if element is not None and element.tag == _PER_FRAME:
         groups = _walk_groups(stream, ds, element)
@@ -244,11 +271,12 @@ def _read_until_pixels(stream: BinaryIO, transfer_syntax_uid: str) -> tuple[Data
             stream.seek(begin)
             ds, element = _read_until(stream, transfer_syntax_uid, set(_PIXEL_TAGS))
         else:
+            span = (element.offset - (8 if element.vr is None else 12), stream.tell())
             rest, element = _read_until(stream, transfer_syntax_uid, set(_PIXEL_TAGS))
             ds = _joined(ds, groups, rest)
     if element is None:
-        return ds, None
-    return ds, PixelElement(_PIXEL_TAGS[element.tag], element.vr, element.offset, element.length)
+        return ds, None, span
+    return ds, PixelElement(_PIXEL_TAGS[element.tag], element.vr, element.offset, element.length), span
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,14 +346,13 @@ def _inflate_header(descriptor: int, offset: int) -> bytes:
 # --- from a data set to the document ------------------------------------------------------------------------
 
 
-def describe_file(
-    descriptor: int, file: _File, identity: str, max_frame_bytes: int, max_frames: int
-) -> tuple[Document, bytes]:
-    """Everything the index keeps of one file, and its packed spans (empty for native pixels).
+def describe_file(descriptor: int, file: File, identity: str, max_frame_bytes: int, max_frames: int) -> Parsed:
+    """Everything the index keeps of one file; its packed spans are empty for native pixels.
 
     A document has the UIDs, the attributes by level, ``error`` (class name and message: why no frame of it can be
     shown) or None, and, without error, ``layout``, ``presentations`` (JSON texts), ``geometry``, ``frames``
     (``[frame number, index of its presentation, geometry]`` of those that differ) and where the pixels lie.
+    ``study_attributes`` and ``series_attributes``: what metadata.py lists, as DICOM JSON.
     """
     ds = file.ds
     if file.pixels is None and not text(ds, "SOPClassUID", 64):
@@ -362,10 +389,81 @@ def describe_file(
     except (CorruptPixelData, NotRenderable, TooLarge, UnsupportedTransferSyntax) as error:
         document["error"] = [type(error).__name__, str(error)]
         spans = b""
-    return document, spans
+    metadata = read_metadata(descriptor, file, decodable=document["error"] is None, spans=spans)
+    document.update(study_attributes=metadata.study, series_attributes=metadata.series)
+    return Parsed(document, spans, zlib.compress(metadata.text.encode(), 1) if metadata.text else b"")
 
 
-def _identify(file: _File, identity: str) -> Document:
+def read_metadata(
+    descriptor: int,
+    file: File,
+    *,
+    decodable: bool,
+    spans: bytes,
+    limit: int = INDEXED_METADATA,
+    groups: int = INDEXED_GROUPS_BYTES,
+) -> Metadata:
+    """The data set as JSON; see ``make_metadata``. ``decodable``: whether its frames can be had in another form.
+
+    Per-frame functional groups of more than ``groups`` bytes are left out, and the text with them.
+    """
+    available = [file.transfer_syntax_uid]
+    if file.transfer_syntax_uid != EXPLICIT_LE and (decodable or file.pixels is None):
+        available.append(EXPLICIT_LE)
+    with_groups = file.groups is None or file.groups[1] - file.groups[0] <= groups
+    place = stretches(descriptor, file)
+    try:
+        end = pixels_end(descriptor, file, spans)
+        tail = None if end is None else tail_reader(descriptor, place, end)
+        head = head_reader(descriptor, place, groups=with_groups)
+        return make_metadata(head, file.pixels, tail, available, whole=with_groups, limit=limit)
+    except TooLarge:
+        return Metadata("", {}, {})
+    except IrregularError:
+        pass
+    try:
+        head = Reader(repaired_head(descriptor, file), 0, implicit=False, little_endian=True)
+        return make_metadata(head, file.pixels, tail, available, whole=True, limit=limit)
+    except IrregularError:
+        return Metadata("", {}, {})
+
+
+def stretches(descriptor: int, file: File) -> Stretches:
+    """Where the bytes of the data set are."""
+    if file.pixels is not None:
+        end = file.pixels.header_offset
+    else:
+        end = len(file.inflated) if file.inflate_offset else os.fstat(descriptor).st_size
+    implicit, little_endian = file.ds.original_encoding
+    return Stretches(
+        file.begin, end, file.inflate_offset, file.inflated, file.groups, bool(implicit), little_endian is not False
+    )
+
+
+def repaired_head(descriptor: int, file: File) -> bytes:
+    """The elements before the pixels as pydicom takes them, in Explicit VR Little Endian."""
+    if file.inflate_offset:
+        return repaired(_read_until(io.BytesIO(file.inflated), DEFLATED, set(_PIXEL_TAGS))[0])
+    with open(descriptor, "rb", closefd=False) as stream:
+        stream.seek(file.begin)
+        return repaired(_read_until(stream, file.transfer_syntax_uid, set(_PIXEL_TAGS))[0])
+
+
+def pixels_end(descriptor: int, file: File, spans: bytes) -> int | None:
+    """Where the elements behind the pixels begin; None where there are no pixels, or nobody can tell where they end."""
+    if file.pixels is None:
+        return None
+    if file.pixels.length != UNDEFINED_LENGTH:
+        return file.pixels.offset + file.pixels.length
+    known = np.frombuffer(spans, "<u8").reshape(-1, 2).sum(axis=1).max(initial=file.pixels.offset)
+    try:
+        items, delimited = walk_items(_pread(descriptor), int(known), os.fstat(descriptor).st_size)
+    except CorruptPixelData:
+        return None
+    return (items[-1].end if items else int(known)) + 8 if delimited else None
+
+
+def _identify(file: File, identity: str) -> Document:
     """The three UIDs. One that is missing is made up, always the same for the same file: an object without UIDs can
     be shown, but belongs to no study of others. Raises UnreadableFile for malformed ones."""
     ds = file.ds
@@ -379,7 +477,7 @@ def _identify(file: _File, identity: str) -> Document:
     }
 
 
-def _lacks(file: _File) -> list[str]:
+def _lacks(file: File) -> list[str]:
     """Names of what a file must say to be told apart and read (PS3.10 7.1, PS3.3 C.7 and C.12.1) and this one does not:
     UIDs that were made up or taken from the File Meta Information, a Transfer Syntax that was guessed."""
     keywords = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
@@ -387,7 +485,7 @@ def _lacks(file: _File) -> list[str]:
     return [*absent, *(["Transfer Syntax UID"] if file.guessed else [])]
 
 
-def _is_cut_off(descriptor: int, file: _File) -> bool:
+def _is_cut_off(descriptor: int, file: File) -> bool:
     """Whether the file ends within an element before any pixels: pydicom takes what there is."""
     last = next(reversed(list(file.ds.values())), None) if file.pixels is None else None
     if file.inflate_offset or not isinstance(last, RawDataElement) or last.length == UNDEFINED_LENGTH:
@@ -407,7 +505,7 @@ def _checked_uid(uid: str, what: str) -> str:
         raise UnreadableFile(f"malformed {what}") from None
 
 
-def _require_pixels(file: _File) -> PixelElement:
+def _require_pixels(file: File) -> PixelElement:
     if file.pixels is not None:
         _check_transfer_syntax(file, file.pixels)
         return file.pixels
@@ -420,7 +518,7 @@ def _require_pixels(file: _File) -> PixelElement:
     raise NotRenderable("the object has no pixels" + (f" ({name})" if name != uid else ""))
 
 
-def _check_transfer_syntax(file: _File, pixels: PixelElement) -> None:
+def _check_transfer_syntax(file: File, pixels: PixelElement) -> None:
     """Raises UnsupportedTransferSyntax and CorruptPixelData where frames cannot even be told apart."""
     uid = file.transfer_syntax_uid
     if uid in NATIVE:
@@ -526,10 +624,8 @@ def _describe_alike(ds: Dataset, presentation: str, frames: int) -> Document:
 # --- where the frames lie -----------------------------------------------------------------------------------
 
 
-def _encapsulated_spans(descriptor: int, file: _File, pixels: PixelElement, frames: int) -> bytes:
-    def read(offset: int, length: int) -> bytes:
-        return os.pread(descriptor, length, offset)
-
+def _encapsulated_spans(descriptor: int, file: File, pixels: PixelElement, frames: int) -> bytes:
+    read = _pread(descriptor)
     end = os.fstat(descriptor).st_size
     if pixels.length != UNDEFINED_LENGTH:
         end = min(end, pixels.offset + pixels.length)
@@ -542,6 +638,10 @@ def _encapsulated_spans(descriptor: int, file: _File, pixels: PixelElement, fram
     one_fragment = uid in (RLE, *NATIVE_FRAMES)
     spans = frame_spans(_buffered(read), pixels.offset, end, frames, _tables(file.ds), one_fragment=one_fragment)
     return spans.astype("<u8").tobytes()
+
+
+def _pread(descriptor: int) -> ReadAt:
+    return lambda offset, length: os.pread(descriptor, length, offset)
 
 
 def _buffered(read: ReadAt, block_bytes: int = 4096) -> ReadAt:
@@ -568,7 +668,7 @@ def _tables(ds: Dataset) -> OffsetTables:
     return OffsetTables(np.frombuffer(raw[: len(raw) // 8 * 8], "<u8").tolist())
 
 
-def _native_pixels(descriptor: int, file: _File, pixels: PixelElement, layout: PixelLayout, frames: int) -> Document:
+def _native_pixels(descriptor: int, file: File, pixels: PixelElement, layout: PixelLayout, frames: int) -> Document:
     bits = native_frame_bits(layout)
     wanted = (bits * frames + 7) // 8
     end = pixels.offset + min(wanted, pixels.length)
@@ -592,7 +692,7 @@ def _native_pixels(descriptor: int, file: _File, pixels: PixelElement, layout: P
     }
 
 
-def _check_excess(descriptor: int, file: _File, pixels: PixelElement, wanted: int, frames: int) -> None:
+def _check_excess(descriptor: int, file: File, pixels: PixelElement, wanted: int, frames: int) -> None:
     """What follows the last frame can only be padding: zeros, and less than a frame.
 
     Anything else are pixels that Rows, Columns, Bits Allocated or Number of Frames do not count, and with a wrong one
@@ -605,7 +705,7 @@ def _check_excess(descriptor: int, file: _File, pixels: PixelElement, wanted: in
         raise CorruptPixelData(f"Pixel Data is longer than {frames} frames, and no zeros follow them")
 
 
-def _check_follower(descriptor: int, file: _File, pixels: PixelElement) -> None:
+def _check_follower(descriptor: int, file: File, pixels: PixelElement) -> None:
     """What follows Pixel Data is the end, zeros, or an element with a higher tag (PS3.5 7.1). Where bytes were lost
     from the pixels, what stood behind them has moved up and would be shown in their place."""
     tail = b"".join(_stretch(descriptor, file, pixels.offset + pixels.length, 6))
@@ -618,7 +718,7 @@ def _check_follower(descriptor: int, file: _File, pixels: PixelElement) -> None:
         raise CorruptPixelData("what follows Pixel Data is no element: the file has lost or gained bytes")
 
 
-def _stretch(descriptor: int, file: _File, start: int, length: int) -> Iterator[bytes]:
+def _stretch(descriptor: int, file: File, start: int, length: int) -> Iterator[bytes]:
     """``length`` bytes of the (inflated) file from ``start`` on, fewer where it ends, in steps of at most 1 MiB."""
     end, position = start + length, 0 if file.inflate_offset else start
     if length <= 0:

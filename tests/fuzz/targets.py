@@ -65,7 +65,7 @@ def header(content: bytes) -> None:
         try:
             with parse._quiet():
                 file = parse._read_file(descriptor)
-                document, spans = parse.describe_file(descriptor, file, "identity", 1 << 20, 10_000)
+                document, spans, _ = parse.describe_file(descriptor, file, "identity", 1 << 20, 10_000)
         except RenderError:
             document = None
         except Exception as error:
@@ -73,7 +73,7 @@ def header(content: bytes) -> None:
                 raise
             document = None
         try:
-            safe, _ = parse.parse_descriptor(
+            safe, *_ = parse.parse_descriptor(
                 descriptor, identity="identity", max_frame_bytes=1 << 20, max_frames=10_000
             )
         except UnreadableFile:

@@ -880,7 +880,7 @@ def parse_bytes(content: bytes) -> dict[str, Any] | None:
     descriptor = os.memfd_create("fuzz")
     try:
         os.write(descriptor, content)
-        document, spans = parse_descriptor(descriptor, identity="x")
+        document, spans, _ = parse_descriptor(descriptor, identity="x")
     except UnreadableFile:
         return None
     finally:

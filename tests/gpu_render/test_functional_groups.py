@@ -249,7 +249,7 @@ def test_items_that_reach_over_the_end_of_a_window(options: dict[str, bool], mon
     monkeypatch.setattr("gpu_render.archive.functional_groups._WINDOW_BYTES", 7)
     content = multi_frame(positions(30, **options))
     assert was_walked(content)
-    walked, _ = document(content)
+    walked, *_ = document(content)
     assert [row[0] for row in walked["frames"]] == list(range(2, 31))
     assert walked["frames"][28][2] == "[[0.0,0.0,29.0],null,null]"
 
@@ -277,7 +277,7 @@ def test_a_length_that_lies_is_left_to_pydicom() -> None:
 
 
 def test_too_few_items_are_refused() -> None:
-    walked, _ = document(multi_frame(positions(3), frames=4))
+    walked, *_ = document(multi_frame(positions(3), frames=4))
     assert walked["error"] == ["CorruptPixelData", "PerFrameFunctionalGroupsSequence has 3 items for 4 frames"]
 
 
@@ -292,7 +292,7 @@ def test_elements_behind_the_groups_are_kept() -> None:
 
 def test_groups_larger_than_what_pydicom_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parse, "DEFER_BYTES", 1000)
-    walked, _ = document(multi_frame(positions(100)))
+    walked, *_ = document(multi_frame(positions(100)))
     assert walked["error"] is None
     assert len(walked["frames"]) == 99
 
