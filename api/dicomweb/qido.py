@@ -38,6 +38,8 @@ RETRIEVE_URL, INSTANCE_AVAILABILITY = "00081190", "00080056"
 _COMMA_LISTS = ("UI", "CS", "IS")
 #: VRs whose values may hold a backslash; everywhere else it separates several values (PS3.5 section 6.4).
 _ONE_VALUE = ("ST", "LT", "UT", "UR")
+#: Most values of one attribute in one search.
+_MOST_UIDS, _MOST_VALUES = 500, 50
 _NAMEABLE = re.compile(r"[A-Za-z0-9.]{1,128}")
 _HOST = re.compile(r"[A-Za-z0-9.:_\[\]-]{1,255}")
 _UNSIGNED = re.compile(r"[0-9]{1,18}")
@@ -59,7 +61,7 @@ def attribute_path(text: str) -> Path | None:
 def _tag(text: str) -> int | None:
     if re.fullmatch(r"[0-9A-Fa-f]{8}", text):
         return int(text, 16)
-    return tag_for_keyword(text)
+    return tag_for_keyword(text) if text else None  # pydicom knows retired elements without a keyword
 
 
 def dotted_keyword(path: Path) -> str:
@@ -137,6 +139,8 @@ class Asked:
             if known and found not in ([], known) and vr not in _COMMA_LISTS:
                 raise BadRequest(f"{keyword} is given more than once")  # 8.3.4.1: each once, but for lists
             known.extend(found)
+            if len(known) > (_MOST_UIDS if vr == "UI" else _MOST_VALUES):
+                raise BadRequest(f"{keyword} lists more values than can be looked for at once")
         elif value not in ("", "*"):
             self.ignored.append(name)
 
