@@ -36,8 +36,10 @@ from gpu_render.errors import BadRequest, NotFound, Overloaded, RenderError
 from gpu_render.frame import PixelLayout, RenderedFrame
 from gpu_render.order import Order
 from gpu_render.priority import Priority
-from gpu_render.reference import check_uid
+from gpu_render.reference import FrameRef, check_uid
 from gpu_render.view import Stage, View
+
+T = TypeVar("T")
 
 router = APIRouter(prefix="/api", tags=["raw arrays"], responses=RESPONSES)
 
@@ -47,13 +49,16 @@ MEDIA_TYPES = (FRAMES, OCTETS)
 PATIENCE_S = 30.0
 """How long a frame in mid-answer is asked for again while the queue is full."""
 
-T = TypeVar("T")
+
+RUN_BYTES = 2 << 20
+"""Frames that only have to be read are, so much at a time."""
 
 _RANGE = re.compile(r"([0-9]{1,9})(-([0-9]{1,9})?)?")
 
 Positions = Sequence[int]
-Outcome = tuple[int, RenderedFrame | RenderError]
-Outcomes = AsyncGenerator[Outcome, None]
+Outcome = RenderedFrame | RenderError
+Outcomes = AsyncGenerator[tuple[Positions, list[Outcome] | RenderError], None]
+Parts = AsyncGenerator[Part, None]
 
 
 def parse_positions(text: str | None, count: int) -> Positions:
@@ -96,44 +101,65 @@ def most_bytes(layout: PixelLayout, view: View) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One request for frames of a series."""
+    """One request for frames of a series. ``runs`` of positions, in the order asked for, are read together."""
 
     service: Service
     order: Order
-    positions: Positions
+    runs: Sequence[Positions]
     view: View
     priority: Priority
 
     def outcomes(self) -> Outcomes:
-        """Position and picture, or why there is none, in the order that was asked for; some are made ahead."""
-        return in_order(self.positions, self._render, self._size, self.service.room)
+        """Each run with its pictures, or why there is none; some are made ahead."""
+        return in_order(self.runs, self._render, self._size, self.service.room)
 
     def _frame(self, position: int) -> FrameRecord:
         return self.order.frames[position - 1]
 
-    def _size(self, position: int) -> int:
-        return most_bytes(self._frame(position).layout, self.view)
+    def _size(self, run: Positions) -> int:
+        return sum(most_bytes(self._frame(position).layout, self.view) for position in run)
 
-    async def _render(self, position: int) -> RenderedFrame:
+    async def _render(self, run: Positions) -> list[Outcome]:
         """A person waits for the first frame; whoever waits for any single frame comes before the rest."""
-        render, ref = self.service.renderer.render, self._frame(position).ref
-        if position == self.positions[0]:
-            return await render(ref, self.view, self.priority)
-        return await patiently(lambda: render(ref, self.view, max(self.priority, Priority.THUMBNAIL)))
+        if run is self.runs[0]:
+            return await self._render_at(run, self.priority)
+        return await patiently(lambda: self._render_at(run, max(self.priority, Priority.THUMBNAIL)))
 
-    async def parts(self, first: Outcome | None, rest: Outcomes) -> AsyncGenerator[Part, None]:
+    async def _render_at(self, run: Positions, priority: Priority) -> list[Outcome]:
+        """Raises Overloaded where the queue is full; any other error stands in its frame's place."""
+        renderer, refs = self.service.renderer, [self._frame(position).ref for position in run]
+        plain = renderer.is_plain(self._frame(run[0]), self.view)
+        found: Sequence[Outcome | None] = await renderer.read(refs, priority) if plain else [None] * len(refs)
+        return [
+            one if one is not None else await self._picture(ref, priority) for one, ref in zip(found, refs, strict=True)
+        ]
+
+    async def _picture(self, ref: FrameRef, priority: Priority) -> Outcome:
+        try:
+            return await self.service.renderer.render(ref, self.view, priority)
+        except Overloaded:
+            raise
+        except RenderError as error:
+            return error
+
+    async def parts(self, first: tuple[Positions, list[Outcome] | RenderError] | None, rest: Outcomes) -> Parts:
         """The answer's body."""
-        problems, outcome, first = 0, first, None
+        problems, step, first = 0, first, None
         async with contextlib.aclosing(rest):
-            while outcome is not None:
-                problems += isinstance(outcome[1], RenderError)
-                for part in self._record(*outcome):
-                    yield part
-                outcome = None  # what was sent is not kept while the next one is waited for
-                outcome = await anext(rest, None)
-        yield head({"kind": "end", "frames": len(self.positions), "problems": problems})
+            while step is not None:
+                run, results = step
+                if isinstance(results, RenderError):
+                    results = [results] * len(run)
+                for position, result in zip(run, results, strict=True):
+                    problems += isinstance(result, RenderError)
+                    for part in self._record(position, result):
+                        yield part
+                del results, result, part  # what was sent is not kept while the next are waited for
+                step = None
+                step = await anext(rest, None)
+        yield head({"kind": "end", "frames": sum(map(len, self.runs)), "problems": problems})
 
-    def _record(self, position: int, result: RenderedFrame | RenderError) -> Iterator[Part]:
+    def _record(self, position: int, result: Outcome) -> Iterator[Part]:
         ref = self._frame(position).ref
         about: dict[str, object] = {
             "position": position,
@@ -181,6 +207,24 @@ async def patiently(render: Callable[[], Awaitable[T]]) -> T:
         pause_s = min(2 * pause_s, 1.0)
 
 
+def _runs(service: Service, uids: tuple[str, str], frames: str | None, view: View) -> tuple[Order, Sequence[Positions]]:
+    """The series' order, and the positions asked for in runs: of some frames where they are only to be read."""
+    order = service.orders.of(*uids)
+    runs: list[list[int]] = []
+    nbytes = 0
+    for position in parse_positions(frames, len(order.frames)):
+        frame = order.frames[position - 1]
+        plain = service.renderer.is_plain(frame, view)
+        size = most_bytes(frame.layout, view)
+        if len(runs) > 1 and plain and 0 < nbytes <= RUN_BYTES - size:
+            runs[-1].append(position)
+            nbytes += size
+        else:  # the first alone: somebody waits for it
+            runs.append([position])
+            nbytes = size if plain else 0
+    return order, runs
+
+
 @router.get(
     "/studies/{study}/series/{series}/frames",
     summary="Many frames as raw arrays, in one answer",
@@ -218,9 +262,8 @@ async def get_frames(
     media_type = choose(request, MEDIA_TYPES)
     uids = check_uid(study, "Study Instance UID"), check_uid(series, "Series Instance UID")
     view = parse_view(stage, window, voi, region, viewport, invert, service.settings.max_viewport)
-    order = await asyncio.to_thread(service.orders.of, *uids)
-    positions = parse_positions(frames, len(order.frames))
-    batch = Batch(service, order, positions, view, priority_of(request))
+    order, runs = await asyncio.to_thread(_runs, service, uids, frames, view)
+    batch = Batch(service, order, runs, view, priority_of(request))
     outcomes = batch.outcomes()
     try:
         first = None if IS_HEAD in request.scope else await while_connected(request, anext(outcomes, None))

@@ -47,6 +47,7 @@ from gpu_render.errors import RenderError, StartupError
 from gpu_render.frame import RenderedFrame
 from gpu_render.gpus import Gpu, read_gpus
 from gpu_render.images import encode_png
+from gpu_render.memory import keep_freed_memory
 from gpu_render.renderer import Renderer
 from gpu_render.settings import Settings, default_cache_dir
 from gpu_render.view import View
@@ -196,6 +197,7 @@ class Server(uvicorn.Server):
 
 def run_server(service: ASGIApp, host: str, port: int, open_browser: bool = False) -> None:
     """Serve until SIGINT or SIGTERM."""
+    keep_freed_memory()
     config = uvicorn.Config(
         service,
         host=host,

@@ -20,6 +20,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from api.app import create_app
+from gpu_render.memory import keep_freed_memory
 from gpu_render.settings import Settings
 
 DRAIN_S = 10
@@ -48,6 +49,7 @@ def main(make_app: Callable[[Settings], ASGIApp] = _service) -> int:
     """Serve until SIGTERM or until the supervisor is gone. Returns the exit status."""
     order = Order(**json.loads(_read_line(0)))
     _set_up_logging(order.number)
+    keep_freed_memory()
     threading.Thread(target=_end_with_supervisor, daemon=True).start()
     config = uvicorn.Config(
         make_app(Settings(**order.settings)),

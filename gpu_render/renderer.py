@@ -4,6 +4,7 @@ import asyncio
 import math
 import os
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -11,13 +12,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from gpu_render.archive import Archive
+from gpu_render.archive import Archive, FrameRecord
 from gpu_render.cache import FrameCache
-from gpu_render.decode import decode
+from gpu_render.decode import DECODERS, decode
 from gpu_render.decode.device import DevicePlan, plan
 from gpu_render.decode.proof import ProofTable
 from gpu_render.device import Device, Gone
-from gpu_render.errors import CorruptPixelData, TooLarge
+from gpu_render.errors import CorruptPixelData, RenderError, TooLarge
 from gpu_render.frame import DecodedFrame, DeviceFrame, EncodedFrame, PixelLayout, RenderedFrame, Samples
 from gpu_render.priority import Priority, PriorityExecutor
 from gpu_render.reference import FrameRef
@@ -149,6 +150,36 @@ class Renderer:
         and Overloaded. Cancel the caller to drop the work."""
         return await asyncio.wrap_future(self._loaders.submit(partial(self.archive.fetch, ref), priority))
 
+    @staticmethod
+    def is_plain(frame: FrameRecord | EncodedFrame, view: View) -> bool:
+        """Whether the bytes in the file are what ``view`` asks for: nothing to decode, to mask or to window."""
+        decoder = DECODERS.get(frame.transfer_syntax_uid)
+        return decoder is not None and decoder.codec == "native" and _wants_stored_as_is(view, frame.layout)
+
+    async def read(self, refs: Sequence[FrameRef], priority: Priority) -> list[RenderedFrame | RenderError | None]:
+        """Stored values of frames that are plain: read together, past the cache. An error in place of a frame that
+        cannot be read, None in place of one that is not plain (any more). Raises Overloaded."""
+        return await asyncio.wrap_future(self._loaders.submit(partial(self._read_plain, refs), priority))
+
+    def _read_plain(self, refs: Sequence[FrameRef]) -> list[RenderedFrame | RenderError | None]:
+        """On a loading thread."""
+        return [self._read_one(ref) for ref in refs]
+
+    def _read_one(self, ref: FrameRef) -> RenderedFrame | RenderError | None:
+        view = View(stage=Stage.STORED)
+        try:
+            encoded = self.archive.fetch(ref)
+            if not self.is_plain(encoded, view) or _decoded_bytes(encoded.layout) > self._settings.max_frame_bytes:
+                return None
+            decoded = decode(encoded, self.pool)
+        except RenderError as error:
+            return error
+        samples = decoded.samples
+        if not isinstance(samples, np.ndarray) or not _wants_stored_as_is(view, decoded.layout):
+            return None
+        samples.setflags(write=False)
+        return RenderedFrame(samples, view.stage, None, decoded.decoder, "none", {}, encoded.version)
+
     async def _held(self, ref: FrameRef, priority: Priority, timings: Timings, by_cpu: bool) -> DeviceFrame:
         """From the cache, which loads it where it has to, or lets this request share a load."""
         self._hurry(ref, priority)
@@ -214,8 +245,7 @@ class Renderer:
         """On a loading thread: read, and decode what the device may not. With the time it began, and steps [ms]."""
         begun = time.perf_counter()
         encoded = self.archive.fetch(ref)
-        layout = encoded.layout
-        nbytes = math.prod(layout.shape) * layout.dtype.itemsize
+        nbytes = _decoded_bytes(encoded.layout)
         if nbytes > self._settings.max_frame_bytes:
             raise TooLarge(f"a frame of {nbytes} bytes is above the limit of {self._settings.max_frame_bytes}")
         steps = {"read": (time.perf_counter() - begun) * 1e3}
@@ -263,6 +293,10 @@ class Renderer:
         return RenderedFrame(
             picture.pixels, view.stage, picture.window, frame.decoder, picture.backend, timings, frame.version
         )
+
+
+def _decoded_bytes(layout: PixelLayout) -> int:
+    return math.prod(layout.shape) * layout.dtype.itemsize
 
 
 def _frame_of(

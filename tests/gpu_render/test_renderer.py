@@ -6,6 +6,7 @@ import gc
 import random
 import threading
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -15,8 +16,8 @@ from gpu_render import prove
 from gpu_render.archive import ArchiveStatus, FrameRecord, ImageRecord, SeriesManifest, StudyRecord
 from gpu_render.decode.device import DevicePlan
 from gpu_render.decode.proof import ProofTable
-from gpu_render.errors import CorruptPixelData, TooLarge
-from gpu_render.frame import EncodedFrame, PixelLayout, Presentation, Window
+from gpu_render.errors import CorruptPixelData, NotFound, TooLarge
+from gpu_render.frame import EncodedFrame, PixelLayout, Presentation, RenderedFrame, Window
 from gpu_render.priority import Priority
 from gpu_render.reference import FrameRef
 from gpu_render.renderer import Renderer
@@ -403,3 +404,27 @@ async def test_whatever_happens_in_whatever_order_every_picture_is_right(
         assert residency.nbytes <= residency.budget
     gc.collect()
     assert is_lost or backend.used == residency.nbytes  # nothing else holds memory of the device
+
+
+async def test_plain_frames_are_read_together_and_past_the_cache(renderer: Renderer, archive: GatedArchive) -> None:
+    archive.gate.set()
+    answers = await renderer.read([frame(2), frame(1)], Priority.THUMBNAIL)
+    assert archive.fetched == [2, 1]
+    assert len(renderer.cache) == 0
+    for number, answer in zip((2, 1), answers, strict=True):
+        single = await renderer.render(frame(number), STORED)
+        assert isinstance(answer, RenderedFrame)
+        assert np.array_equal(answer.pixels, single.pixels)
+        told = ("stage", "window", "decoder", "backend", "version")
+        assert [getattr(answer, name) for name in told] == [getattr(single, name) for name in told]
+        assert not answer.pixels.flags.writeable
+
+
+async def test_what_is_not_plain_is_not_read_and_errors_stand_in_a_frames_place(
+    renderer: Renderer, archive: GatedArchive
+) -> None:
+    archive.gate.set()
+    archive.layout = replace(LAYOUT, bits_stored=12, high_bit=11)  # its other bits are to be masked
+    assert await renderer.read([frame(1)], Priority.THUMBNAIL) == [None]
+    archive.layout, archive.error = LAYOUT, NotFound("gone")
+    assert await renderer.read([frame(1)], Priority.THUMBNAIL) == [archive.error]
