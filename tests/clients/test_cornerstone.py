@@ -93,7 +93,6 @@ def test_the_loader_scales_to_hounsfield_units_with_the_metadata(loader: Page, d
         ("693_J2KI.dcm", 1),
         ("image_dfl.dcm", 1),
         ("SC_rgb_rle_2frame.dcm", 2),
-        ("SC_rgb_jpeg_gdcm.dcm", 1),
     ],
 )
 def test_samples_decode_to_the_values_that_the_service_has(
