@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import batches, catalog, documentation, legacy, metrics, native, ops, pages, problems
 from api.cors import CrossOrigin
-from api.dicomweb import metadata, qido, stow, wado
+from api.dicomweb import metadata, qido, rendered, stow, wado
 from api.service import Service
 from api.streaming import IS_HEAD
 from gpu_render import __version__
@@ -133,7 +133,7 @@ def create_app(
     app.add_middleware(SecurityHeaders)
     if "*" not in chosen.allowed_hosts:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(chosen.allowed_hosts), www_redirect=False)
-    for module in (qido, metadata, stow, wado, native, batches, catalog, legacy, ops, metrics, documentation):
+    for module in (qido, metadata, stow, wado, rendered, native, batches, catalog, legacy, ops, metrics, documentation):
         app.include_router(module.router)
     pages.mount(app)
     return app

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, FilePath, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MIB = 1024 * 1024
@@ -62,6 +62,9 @@ class Settings(BaseSettings):
     max_batch: int = Field(default=32, ge=1, le=4096, description="frames rendered in one launch")
     max_frame_bytes: int = Field(default=1024 * MIB, ge=1, description="largest decoded frame [byte]")
     max_frames: int = Field(default=10_000_000, ge=1, description="most frames in one SOP Instance")
+    annotation_font: FilePath | None = Field(
+        default=None, description="font file for annotations; none: one that knows Latin, Greek and Cyrillic"
+    )
     max_viewport: int = Field(default=8192, ge=1, description="longest side of a viewport [px]")
     allowed_hosts: tuple[str, ...] = Field(
         default=("*",),
