@@ -1,4 +1,4 @@
-"""What tests of several folders share: one browser, since Playwright runs once in a process."""
+"""What tests of several folders share: one browser, since Playwright runs once in a process, and one PostgreSQL."""
 
 import os
 import shutil
@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, sync_playwright
+
+from tests.postgres import Postgres, postgres_server
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 CHROMIUM_ARGUMENTS = [
@@ -32,3 +34,10 @@ def browser() -> Iterator[Browser]:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGUMENTS)
         yield chromium
         chromium.close()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server, for tests that make schemas of their own."""
+    with postgres_server() as server:
+        yield server

@@ -1,102 +1,78 @@
-"""The SQLite index of a folder archive: what every file says, and where each frame lies. See docs/decisions/0004.
+"""The index of a folder archive: what every file says, and where each frame lies. See docs/decisions/0004 and 0011.
 
 A cache of what the files say: it may be deleted at any time, at the price of a new scan and new image ids.
 """
 
-import contextlib
-import fcntl
-import os
-import sqlite3
-import tempfile
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import Connection, LargeBinary, Select, and_, bindparam, func, literal_column, select
+from sqlalchemy import Integer as SqlInteger
+
 from gpu_render.archive import (
+    DicomJson,
     FrameRecord,
     HiddenInstance,
+    InstanceRecord,
+    Query,
     SeriesRecord,
     StudyAttributes,
     StudyRecord,
     UnreadableEntry,
 )
+from gpu_render.archive.database import APPLICATION_ID, Database, PostgresDatabase, SqliteDatabase
 from gpu_render.archive.records import geometry_from_json, layout_from_json, presentation_from_json
-from gpu_render.errors import NotFound, StartupError
+from gpu_render.archive.search import search
+from gpu_render.archive.tables import (
+    CHUNK_FRAMES,
+    SCHEMA_VERSION,
+    SPAN_BYTES,
+    file,
+    folder,
+    frame,
+    image,
+    instance,
+    metadata,
+    presentation,
+    root,
+    series,
+    span,
+    state,
+    study,
+)
+from gpu_render.archive.writing import (
+    STEP,
+    FileChange,
+    FileKey,
+    count_change,
+    file_ids,
+    holder_of,
+    join_path,
+    remove,
+    remove_folders,
+    set_roots,
+    split_path,
+    store,
+)
+from gpu_render.errors import NotFound
 from gpu_render.frame import Presentation
 from gpu_render.reference import FrameRef
 
-SCHEMA_VERSION = 3
-"""Raised with every change of a table, of what a column means or of what parsing makes of a file: an index of another
-version is rebuilt."""
-APPLICATION_ID = 0x47505552
-CHUNK_FRAMES = 128
-"""Spans kept in one row: 2 KiB, less than a page, so that any frame of an object costs one small read."""
-SPAN_BYTES = 16
-DUPLICATE = "duplicate SOP Instance UID"
+__all__ = [
+    "APPLICATION_ID",
+    "CHUNK_FRAMES",
+    "SCHEMA_VERSION",
+    "FileChange",
+    "FileKey",
+    "Index",
+    "Located",
+    "version_of",
+]
 
-# Ids are promised to clients: this table survives every rebuild and is never deleted from.
-_IMAGES = """
-CREATE TABLE IF NOT EXISTS image (id INTEGER PRIMARY KEY AUTOINCREMENT, sop_instance_uid TEXT NOT NULL UNIQUE)
-"""
-# Counts up with every change to what was held, for all processes that share the file.
-_STATE = """
-CREATE TABLE IF NOT EXISTS state (id INTEGER PRIMARY KEY CHECK (id = 0), generation INTEGER NOT NULL);
-INSERT OR IGNORE INTO state VALUES (0, 0);
-"""
-_TABLES = """
-CREATE TABLE root (id INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE);
-CREATE TABLE file (
-    id INTEGER PRIMARY KEY, root_id INTEGER NOT NULL, path BLOB NOT NULL, size INTEGER NOT NULL,
-    mtime_ns INTEGER NOT NULL, reason TEXT, duplicate_of TEXT, UNIQUE (root_id, path));
-CREATE INDEX file_duplicate ON file (duplicate_of) WHERE duplicate_of IS NOT NULL;
-CREATE TABLE study (
-    id INTEGER PRIMARY KEY, study_instance_uid TEXT NOT NULL UNIQUE, patient_name TEXT NOT NULL,
-    patient_id TEXT NOT NULL, study_date TEXT NOT NULL, study_time TEXT NOT NULL, study_description TEXT NOT NULL,
-    accession_number TEXT NOT NULL);
-CREATE TABLE series (
-    id INTEGER PRIMARY KEY, study_id INTEGER NOT NULL, series_instance_uid TEXT NOT NULL, modality TEXT NOT NULL,
-    series_number INTEGER, series_description TEXT NOT NULL, instance_count INTEGER NOT NULL DEFAULT 0,
-    frame_count INTEGER NOT NULL DEFAULT 0, thumbnail_uid TEXT, thumbnail_frame INTEGER,
-    UNIQUE (study_id, series_instance_uid));
-CREATE TABLE instance (
-    image_id INTEGER PRIMARY KEY, file_id INTEGER NOT NULL UNIQUE, series_id INTEGER NOT NULL,
-    sop_class_uid TEXT NOT NULL, instance_number INTEGER, slice_thickness REAL, transfer_syntax_uid TEXT NOT NULL,
-    number_of_frames INTEGER NOT NULL, error_kind TEXT, error TEXT, layout TEXT, geometry TEXT,
-    pixel_offset INTEGER, frame_bits INTEGER, word_swap INTEGER, frames_whole INTEGER, inflate_offset INTEGER);
-CREATE INDEX instance_series ON instance (series_id);
-CREATE TABLE presentation (
-    image_id INTEGER NOT NULL, number INTEGER NOT NULL, record TEXT NOT NULL,
-    PRIMARY KEY (image_id, number)) WITHOUT ROWID;
-CREATE TABLE frame (
-    image_id INTEGER NOT NULL, frame_number INTEGER NOT NULL, presentation INTEGER NOT NULL, geometry TEXT NOT NULL,
-    PRIMARY KEY (image_id, frame_number)) WITHOUT ROWID;
-CREATE TABLE span (
-    image_id INTEGER NOT NULL, chunk INTEGER NOT NULL, spans BLOB NOT NULL,
-    PRIMARY KEY (image_id, chunk)) WITHOUT ROWID;
-"""
-_TABLE_NAMES = ("root", "file", "study", "series", "instance", "presentation", "frame", "span")
-
-
-@dataclass(frozen=True, slots=True)
-class FileKey:
-    """A file: its root's absolute path and its own path below it, as the bytes the file system uses."""
-
-    root: bytes
-    path: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class FileChange:
-    """What parsing a file gave: a document with its packed spans, or the reason why there is none."""
-
-    key: FileKey
-    size: int
-    mtime_ns: int
-    document: dict[str, Any] | None
-    spans: bytes = b""
-    reason: str = ""
+METADATA_STEP = 64
+"""Data sets read at once: a few hundred KiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,252 +100,193 @@ def version_of(size: int, mtime_ns: int) -> str:
     return f"{size:x}-{mtime_ns:x}"
 
 
-def _claim(path: Path, shared: bool) -> int:
-    """A descriptor whose lock keeps other services off this index: of one process, or of all that share it. The files
-    are the user's alone: they hold names."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise StartupError(f"the index file cannot be written ({error.strerror}): name another (--index)") from None
-    try:
-        fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except OSError:
-        os.close(lock)
-        raise StartupError("another gpu-render uses this index file: stop it, or name another (--index)") from None
-    return lock
+@dataclass(frozen=True, slots=True)
+class HeldFolder:
+    """A folder that the index knows files of: its id, and of each name size [byte] and modification time [ns]."""
+
+    id: int | None
+    files: dict[bytes, tuple[int, int]]
 
 
 class Index:
-    """One SQLite file. Any thread may call any method: readers take a connection each, writers wait for each other.
+    """One SQLite file, or the tables of a PostgreSQL database. Any thread may call any method: readers take a
+    connection each, writers wait for each other.
 
-    ``path`` None makes a temporary one. ``shared``: another process has made it with ``share()``, and further ones use
-    it, too. Raises StartupError where the file cannot be used or another process uses it.
+    ``url`` is that of a PostgreSQL database; without one, ``path`` is a SQLite file, None a temporary one. ``shared``:
+    another process has made the index with ``share()``, and further ones use it, too. Raises StartupError where the
+    index cannot be used or another process uses it. Every method raises Overloaded where the database does not answer.
     """
 
-    def __init__(self, path: Path | None, *, shared: bool = False) -> None:
-        self._temporary = None if path else tempfile.TemporaryDirectory(prefix="gpu-render-")
-        self._path = path or Path(self._temporary.name if self._temporary else "") / "index.sqlite"
-        self._idle: list[sqlite3.Connection] = []
-        self._idle_lock = threading.Lock()
-        self._write_lock = threading.Lock()
-        self._lock_fd = _claim(self._path, shared)
-        self._writer = self._connect()
-        try:
-            if shared:
-                self._require_set_up()
-            else:
-                self._set_up()
-        except sqlite3.DatabaseError as error:
-            self.close()
-            raise StartupError(f"the index file cannot be used ({error}): remove it or name another") from None
-        except StartupError:
-            self.close()
-            raise
-
-    def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self._path, timeout=30, isolation_level=None, check_same_thread=False)
-
-    def _set_up(self) -> None:
-        writer = self._writer
-        tables = {row[0] for row in writer.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        if tables and writer.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
-            raise StartupError("the index file belongs to another program; name another")
-        writer.execute("PRAGMA journal_mode = WAL")
-        writer.execute("PRAGMA synchronous = NORMAL")
-        writer.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        writer.execute(_IMAGES)
-        writer.executescript(_STATE)
-        if writer.execute("PRAGMA user_version").fetchone()[0] == SCHEMA_VERSION:
-            return
-        drops = "".join(f"DROP TABLE IF EXISTS {name};" for name in _TABLE_NAMES)
-        writer.executescript(f"BEGIN; {drops} {_TABLES} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
-
-    def _require_set_up(self) -> None:
-        found = [self._writer.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")]
-        if found != [APPLICATION_ID, SCHEMA_VERSION]:
-            raise StartupError("the shared index file has not been made yet")
+    def __init__(self, path: Path | None, *, url: str | None = None, shared: bool = False) -> None:
+        self._db: Database
+        if url is None:
+            self._db = SqliteDatabase(path, shared=shared)
+        else:
+            self._db = PostgresDatabase(url, shared=shared)
+        self._find = self._db.prepare(_FIND)
+        self._generation = self._db.prepare(select(state.c.generation))
 
     def share(self) -> None:
-        """Let processes that open the file as ``shared`` use it as well, but no other service."""
-        fcntl.flock(self._lock_fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        """Let processes that open the index as ``shared`` use it as well, but no other service."""
+        self._db.share()
 
     def close(self) -> None:
-        """Close all connections and give the file free; no other method may run or follow. May be called again."""
-        self._writer.close()
-        if self._lock_fd >= 0:
-            os.close(self._lock_fd)
-            self._lock_fd = -1
-        for connection in self._idle:
-            connection.close()
-        self._idle.clear()
-        if self._temporary is not None:
-            self._temporary.cleanup()
-
-    @contextlib.contextmanager
-    def _reader(self) -> Iterator[sqlite3.Connection]:
-        with self._idle_lock:
-            connection = self._idle.pop() if self._idle else None
-        connection = connection or self._connect()
-        try:
-            yield connection
-        finally:
-            with self._idle_lock:
-                self._idle.append(connection)
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._write_lock:
-            self._writer.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._writer
-            except BaseException:
-                self._writer.execute("ROLLBACK")
-                raise
-            self._writer.execute("COMMIT")
+        """Close all connections and give the index free; no other method may run or follow. May be called again."""
+        self._db.close()
 
     # --- writing --------------------------------------------------------------------------------------------
 
     def set_roots(self, roots: Sequence[bytes]) -> None:
         """Keep only files below these roots: an index may have been made for others, which must not be served."""
-        with self._transaction() as db:
-            marks = ",".join("?" * len(roots))
-            stale = db.execute(f"SELECT id FROM root WHERE path NOT IN ({marks})", roots).fetchall()  # noqa: S608 - marks
-            touched: set[int] = set()
-            for (root_id,) in stale:
-                for (file_id,) in db.execute("SELECT id FROM file WHERE root_id = ?", (root_id,)).fetchall():
-                    _remove_file(db, file_id, touched)
-                db.execute("DELETE FROM root WHERE id = ?", (root_id,))
-            _recount(db, touched)
-            _count_change(db, bool(stale))
-            db.executemany("INSERT OR IGNORE INTO root (path) VALUES (?)", [(root,) for root in roots])
+        with self._db.transaction() as db:
+            count_change(db, set_roots(db, roots))
 
     def write(self, changes: Iterable[FileChange]) -> bool:
         """Store what parsing gave, in one transaction; whether something that was held has changed or gone."""
-        with self._transaction() as db:
-            touched: set[int] = set()
-            results = [_store(db, change, touched) for change in changes]
-            _recount(db, touched)
-            _count_change(db, any(results))
-        return any(results)
+        with self._db.transaction() as db:
+            held = store(db, changes)
+            count_change(db, held)
+        return held
 
     def remove(self, keys: Iterable[FileKey]) -> bool:
         """Forget files, in one transaction; whether an instance went with them."""
-        with self._transaction() as db:
-            touched: set[int] = set()
-            ids = [_file_id(db, key) for key in keys]
-            results = [_remove_file(db, file_id, touched) for file_id in ids if file_id is not None]
-            _recount(db, touched)
-            _count_change(db, any(results))
-        return any(results)
+        with self._db.transaction() as db:
+            held = remove(db, list(file_ids(db, list(keys)).values()))
+            count_change(db, held)
+        return held
+
+    def remove_folders(self, folder_ids: Sequence[int]) -> int:
+        """Forget folders with their files, and say how many these were."""
+        with self._db.transaction() as db:
+            files, held = remove_folders(db, folder_ids)
+            count_change(db, held)
+        return files
+
+    def analyze(self) -> None:
+        """Let the database count what is in its tables: by that it plans how to search."""
+        with self._db.reader() as db:
+            self._db.analyze(db)
 
     # --- reading: files -------------------------------------------------------------------------------------
 
     def generation(self) -> int:
         """Rises whenever something that was held has changed or gone, whichever process wrote it."""
-        with self._reader() as db:
-            return int(db.execute("SELECT generation FROM state").fetchone()[0])
+        with self._db.reader() as db:
+            (found,) = self._generation.one(db, {}) or (0,)
+        return int(found)
 
-    def known_files(self) -> dict[FileKey, tuple[int, int]]:
-        """Size [byte] and modification time [ns] of all files, unreadable ones too."""
-        with self._reader() as db:
-            rows = db.execute(
-                "SELECT root.path, file.path, size, mtime_ns FROM file JOIN root ON root.id = root_id"
-            ).fetchall()
-        return {FileKey(root, path): (size, mtime_ns) for root, path, size, mtime_ns in rows}
+    def held_folder(self, place: FileKey) -> HeldFolder:
+        """What is known of the files that lie in one folder, unreadable ones too."""
+        columns = (folder.c.id, file.c.name, file.c.size, file.c.mtime_ns)
+        tables = folder.join(root, root.c.id == folder.c.root_id).outerjoin(file, file.c.folder_id == folder.c.id)
+        query = select(*columns).select_from(tables).where(root.c.path == place.root, folder.c.path == place.path)
+        with self._db.reader() as db:
+            rows = db.execute(query).all()
+        files = {name: (size, mtime_ns) for _, name, size, mtime_ns in rows if name is not None}
+        return HeldFolder(rows[0].id if rows else None, files)
+
+    def held_folders(self, after: int, last: int) -> list[tuple[int, FileKey]]:
+        """The next folders by their ids, above ``after`` and up to ``last``."""
+        columns = (folder.c.id, root.c.path, folder.c.path)
+        query = select(*columns).join(root, root.c.id == folder.c.root_id).order_by(folder.c.id).limit(STEP)
+        with self._db.reader() as db:
+            rows = db.execute(query.where(folder.c.id > after, folder.c.id <= last)).all()
+        return [(id_, FileKey(at, path)) for id_, at, path in rows]
+
+    def last_folder(self) -> int:
+        """Id of the folder that was met last."""
+        with self._db.reader() as db:
+            return int(db.execute(select(func.coalesce(func.max(folder.c.id), 0))).scalar_one())
 
     def known_file(self, key: FileKey) -> tuple[int, int] | None:
         """Size [byte] and modification time [ns] of one file, None where it is not known."""
-        with self._reader() as db:
+        above, name = split_path(key.path)
+        query = select(file.c.size, file.c.mtime_ns).select_from(_FILES)
+        with self._db.reader() as db:
             row = db.execute(
-                "SELECT size, mtime_ns FROM file JOIN root ON root.id = root_id WHERE root.path = ? AND file.path = ?",
-                (key.root, key.path),
-            ).fetchone()
-        return None if row is None else (row[0], row[1])
+                query.where(root.c.path == key.root, folder.c.path == above, file.c.name == name)
+            ).one_or_none()
+        return None if row is None else (row.size, row.mtime_ns)
 
     def holder(self, sop_instance_uid: str) -> FileKey | None:
         """The file that an instance is served from."""
-        with self._reader() as db:
-            found = _holder(db, sop_instance_uid)
-        return None if found is None else found[1]
+        with self._db.reader() as db:
+            return holder_of(db, sop_instance_uid)
 
     def orphaned_duplicates(self) -> list[FileKey]:
         """Files left out as duplicates of an instance that is gone, in order of their paths."""
-        with self._reader() as db:
-            rows = db.execute(
-                "SELECT root.path, file.path FROM file JOIN root ON root.id = root_id"
-                " WHERE duplicate_of IS NOT NULL AND NOT EXISTS (SELECT 1 FROM instance"
-                " JOIN image ON image.id = image_id WHERE sop_instance_uid = duplicate_of)"
-                " ORDER BY root.path, file.path"
-            ).fetchall()
-        return [FileKey(*row) for row in rows]
+        held = select(instance.c.image_id).join(image, image.c.id == instance.c.image_id)
+        query = select(root.c.path, folder.c.path, file.c.name).select_from(_FILES)
+        query = query.where(
+            file.c.duplicate_of.is_not(None), ~held.where(image.c.sop_instance_uid == file.c.duplicate_of).exists()
+        )
+        with self._db.reader() as db:
+            keys = [FileKey(at, join_path(above, name)) for at, above, name in db.execute(query)]
+        return sorted(keys, key=lambda key: (key.root, key.path))
 
     def unreadable(self) -> list[UnreadableEntry]:
         """Files that hold no instance, with their reasons, in order of their paths."""
-        with self._reader() as db:
-            rows = db.execute("SELECT path, reason FROM file WHERE reason IS NOT NULL ORDER BY path").fetchall()
-        return [UnreadableEntry(path.decode("utf-8", "replace"), reason) for path, reason in rows]
+        query = select(folder.c.path, file.c.name, file.c.reason).select_from(_FILES)
+        with self._db.reader() as db:
+            rows = db.execute(query.where(file.c.reason.is_not(None))).all()
+        found = sorted((join_path(above, name), reason) for above, name, reason in rows)
+        return [UnreadableEntry(path.decode("utf-8", "replace"), reason) for path, reason in found]
 
     def counts(self) -> tuple[int, int]:
         """(instances, frames that can be shown)."""
-        with self._reader() as db:
-            row = db.execute(
-                "SELECT coalesce(sum(instance_count), 0), coalesce(sum(frame_count), 0) FROM series"
-            ).fetchone()
-        return int(row[0]), int(row[1])
+        totals = (func.coalesce(func.sum(column), 0) for column in (series.c.instance_count, series.c.frame_count))
+        with self._db.reader() as db:
+            instances, frames = db.execute(select(*totals)).one()
+        return int(instances), int(frames)
 
     # --- reading: frames ------------------------------------------------------------------------------------
 
     def find(self, ref: FrameRef) -> Located:
         """Where a frame is. Raises NotFound, which says at which level."""
         chunk, place = divmod(ref.frame_index, CHUNK_FRAMES)
-        with self._reader() as db:
-            row = db.execute(
-                _FIND, (SPAN_BYTES * place + 1, SPAN_BYTES, ref.frame_number, chunk, ref.sop_instance_uid)
-            ).fetchone()
+        values = {
+            "span_at": SPAN_BYTES * place + 1,
+            "span_bytes": SPAN_BYTES,
+            "frame": ref.frame_number,
+            "chunk": chunk,
+            "sop": ref.sop_instance_uid,
+        }
+        with self._db.reader() as db:
+            row = self._find.one(db, values)
             if row is None or row[0] != ref.study_uid or row[1] != ref.series_uid:
-                raise NotFound(_what_is_missing(db, ref))
+                raise NotFound(_what_is_missing(db, ref.study_uid, ref.series_uid, ref.sop_instance_uid))
         return _located(ref, row)
 
     def first_frame(self, image_id: int) -> FrameRef:
         """Frame 1 of the instance with this id. Raises NotFound."""
-        if not 0 < image_id < 1 << 63:  # more than SQLite's integers hold
-            raise NotFound(f"no image {image_id}")
-        with self._reader() as db:
-            row = db.execute(
-                "SELECT study_instance_uid, series_instance_uid, sop_instance_uid FROM image"
-                " JOIN instance ON image_id = image.id JOIN series ON series.id = series_id"
-                " JOIN study ON study.id = study_id WHERE image.id = ?",
-                (image_id,),
-            ).fetchone()
+        columns = (study.c.study_instance_uid, series.c.series_instance_uid, image.c.sop_instance_uid)
+        row = None
+        if 0 < image_id < 1 << 63:  # more than the databases' integers hold
+            with self._db.reader() as db:
+                row = db.execute(select(*columns).select_from(_INSTANCES).where(image.c.id == image_id)).one_or_none()
         if row is None:
             raise NotFound(f"no image {image_id}")
-        return FrameRef(row[0], row[1], row[2], 1)
+        return FrameRef(*row, 1)
 
     def image_id(self, sop_instance_uid: str) -> int:
         """The id of an instance that is held. Raises NotFound."""
-        with self._reader() as db:
-            row = db.execute(
-                "SELECT image.id FROM image JOIN instance ON image_id = image.id WHERE sop_instance_uid = ?",
-                (sop_instance_uid,),
-            ).fetchone()
-        if row is None:
+        query = select(image.c.id).join(instance, instance.c.image_id == image.c.id)
+        with self._db.reader() as db:
+            found = db.execute(query.where(image.c.sop_instance_uid == sop_instance_uid)).scalar_one_or_none()
+        if found is None:
             raise NotFound(f"no SOP Instance {sop_instance_uid}")
-        return int(row[0])
+        return int(found)
 
     # --- reading: studies and series ------------------------------------------------------------------------
 
     def studies(self) -> tuple[StudyRecord, ...]:
         """All studies, the latest first, each with its series by Series Number."""
-        with self._reader() as db:
-            studies = db.execute(
-                f"SELECT id, {_STUDY_COLUMNS} FROM study ORDER BY study_date DESC, study_time DESC, study_instance_uid"  # noqa: S608 - constants
-            ).fetchall()
-            rows = db.execute(
-                f"SELECT study_id, study_instance_uid, {_SERIES_COLUMNS} FROM series JOIN study ON study.id = study_id"  # noqa: S608 - constants
-                " ORDER BY series_number IS NULL, series_number, series_instance_uid"
-            ).fetchall()
+        order = (study.c.study_day.desc(), study.c.study_clock.desc(), study.c.study_instance_uid)
+        columns = (series.c.study_id, study.c.study_instance_uid, *_OF_SERIES)
+        of_series = select(*columns).join(study, study.c.id == series.c.study_id).order_by(*_SERIES_ORDER)
+        with self._db.snapshot() as db:
+            studies = db.execute(select(study.c.id, *_OF_STUDY).order_by(*order)).all()
+            rows = db.execute(of_series).all()
         by_study: dict[int, list[SeriesRecord]] = {}
         for study_id, *row in rows:
             by_study.setdefault(study_id, []).append(_series_record(row))
@@ -377,21 +294,19 @@ class Index:
 
     def series_attributes(self, study_uid: str, series_uid: str) -> tuple[StudyAttributes, SeriesRecord]:
         """One series and its study. Raises NotFound."""
-        with self._reader() as db:
-            row = db.execute(
-                f"SELECT {_STUDY_COLUMNS}, study_instance_uid, {_SERIES_COLUMNS} FROM study"  # noqa: S608 - constants
-                " JOIN series ON study_id = study.id WHERE study_instance_uid = ? AND series_instance_uid = ?",
-                (study_uid, series_uid),
-            ).fetchone()
+        columns = (*_OF_STUDY, study.c.study_instance_uid.label("again"), *_OF_SERIES)
+        query = select(*columns).join(series, series.c.study_id == study.c.id)
+        with self._db.reader() as db:
+            row = db.execute(query.where(*_is_series(study_uid, series_uid))).one_or_none()
             if row is None:
-                raise NotFound(_what_is_missing(db, FrameRef(study_uid, series_uid, "", 1)))
+                raise NotFound(_what_is_missing(db, study_uid, series_uid, None))
         return StudyAttributes(*row[:7]), _series_record(row[7:])
 
     def series_frames(self, study_uid: str, series_uid: str) -> tuple[list[FrameRecord], list[HiddenInstance]]:
         """All frames of a series by Instance Number and frame number, and the instances without any."""
-        with self._reader() as db, _snapshot(db):
+        with self._db.snapshot() as db:
             instances, frames, shown = (
-                db.execute(query, (study_uid, series_uid)).fetchall()
+                db.execute(query.where(*_is_series(study_uid, series_uid))).all()
                 for query in (_SERIES_INSTANCES, _SERIES_FRAMES, _SERIES_PRESENTATIONS)
             )
         # Read here, once each: an object may have more of them than presentation_from_json remembers.
@@ -402,90 +317,203 @@ class Index:
         records: list[FrameRecord] = []
         hidden: list[HiddenInstance] = []
         for row in instances:
-            if row[_ERROR] is not None:
-                hidden.append(HiddenInstance(row[0], row[_SOP_CLASS], row[_ERROR]))
+            if row.error is not None:
+                hidden.append(HiddenInstance(row.sop_instance_uid, row.sop_class_uid, row.error))
             else:
-                records += _records_of(study_uid, series_uid, row, varying.get(row[1], {}))
+                records += _records_of(study_uid, series_uid, row, varying.get(row.id, {}))
         return records, hidden
 
+    # --- reading: for DICOMweb ------------------------------------------------------------------------------
 
-@contextlib.contextmanager
-def _snapshot(db: sqlite3.Connection) -> Iterator[None]:
-    """All queries of the block see the index as it was at the first."""
-    db.execute("BEGIN")
-    try:
-        yield
-    finally:
-        db.execute("ROLLBACK")
+    def search(self, query: Query) -> list[DicomJson]:
+        """See Archive.search."""
+        with self._db.snapshot() as db:
+            return search(self._db, db, query)
+
+    def instances(self, study_uid: str, series_uid: str | None, sop_instance_uid: str | None) -> list[InstanceRecord]:
+        """See Archive.instances."""
+        wanted = [study.c.study_instance_uid == study_uid]
+        if series_uid is not None:
+            wanted.append(series.c.series_instance_uid == series_uid)
+        if sop_instance_uid is not None:
+            wanted.append(image.c.sop_instance_uid == sop_instance_uid)
+        with self._db.reader() as db:
+            rows = db.execute(_WHOLE_INSTANCES.where(*wanted)).all()
+            if not rows:
+                raise NotFound(_what_is_missing(db, study_uid, series_uid, sop_instance_uid))
+        return [InstanceRecord(*row[:8], version_of(row.size, row.mtime_ns), row.size) for row in rows]
+
+    def metadata(self, instances: Sequence[InstanceRecord]) -> Iterator[tuple[InstanceRecord, bytes]]:
+        """Of each instance its data set as compressed JSON text, empty where none is kept. Raises NotFound for one that
+        has changed or gone."""
+        for at in range(0, len(instances), METADATA_STEP):
+            step = instances[at : at + METADATA_STEP]
+            wanted = image.c.sop_instance_uid.in_([record.sop_instance_uid for record in step])
+            with self._db.reader() as db:
+                rows = {row.sop_instance_uid: row for row in db.execute(_BODIES.where(wanted))}
+            for record in step:
+                row = rows.get(record.sop_instance_uid)
+                if row is None or version_of(row.size, row.mtime_ns) != record.version:
+                    raise NotFound(f"SOP Instance {record.sop_instance_uid} has changed or gone")
+                yield record, row.body or b""
 
 
-_STUDY_COLUMNS = (
-    "study_instance_uid, patient_name, patient_id, study_date, study_time, study_description, accession_number"
+# --- statements ---------------------------------------------------------------------------------------------
+
+_FILES = file.join(folder, folder.c.id == file.c.folder_id).join(root, root.c.id == folder.c.root_id)
+_INSTANCES = (
+    study.join(series, series.c.study_id == study.c.id)
+    .join(instance, instance.c.series_id == series.c.id)
+    .join(image, image.c.id == instance.c.image_id)
 )
-_SERIES_COLUMNS = (
-    "series_instance_uid, modality, series_number, series_description, instance_count, frame_count,"
-    " thumbnail_uid, thumbnail_frame"
+_SERIES_ORDER = (series.c.series_number.is_(None), series.c.series_number, series.c.series_instance_uid)
+_INSTANCE_ORDER = (instance.c.instance_number.is_(None), instance.c.instance_number, image.c.sop_instance_uid)
+_OF_STUDY = (
+    study.c.study_instance_uid,
+    study.c.patient_name,
+    study.c.patient_id,
+    study.c.study_date,
+    study.c.study_time,
+    study.c.study_description,
+    study.c.accession_number,
 )
-_FIND = """
-SELECT study_instance_uid, series_instance_uid, image.id, root.path, file.path, size, mtime_ns, number_of_frames,
-    error_kind, error, instance_number, slice_thickness, sop_class_uid, transfer_syntax_uid, layout,
-    presentation.record, coalesce(frame.geometry, instance.geometry), pixel_offset, frame_bits, word_swap,
-    frames_whole, inflate_offset, substr(spans, ?, ?)
-FROM image
-JOIN instance ON instance.image_id = image.id
-JOIN file ON file.id = file_id
-JOIN root ON root.id = root_id
-JOIN series ON series.id = series_id
-JOIN study ON study.id = study_id
-LEFT JOIN frame ON frame.image_id = image.id AND frame_number = ?
-LEFT JOIN presentation ON presentation.image_id = image.id AND number = coalesce(frame.presentation, 0)
-LEFT JOIN span ON span.image_id = image.id AND chunk = ?
-WHERE sop_instance_uid = ?
-"""
-_IN_SERIES = """
-FROM study JOIN series ON study_id = study.id JOIN instance ON series_id = series.id
-JOIN image ON image.id = instance.image_id
-"""
-_SERIES_INSTANCES = f"""
-SELECT sop_instance_uid, image.id, sop_class_uid, error, number_of_frames, instance_number, slice_thickness,
-    transfer_syntax_uid, layout, presentation.record, geometry, size, mtime_ns
-{_IN_SERIES}
-JOIN file ON file.id = file_id
-LEFT JOIN presentation ON presentation.image_id = image.id AND number = 0
-WHERE study_instance_uid = ? AND series_instance_uid = ?
-ORDER BY instance_number IS NULL, instance_number, sop_instance_uid
-"""
-_SOP_CLASS, _ERROR = 2, 3
-_SERIES_FRAMES = f"""
-SELECT frame.image_id, frame_number, frame.geometry, frame.presentation
-{_IN_SERIES}
-JOIN frame ON frame.image_id = image.id
-WHERE study_instance_uid = ? AND series_instance_uid = ?
-"""
-_SERIES_PRESENTATIONS = f"""
-SELECT presentation.image_id, number, record
-{_IN_SERIES}
-JOIN presentation ON presentation.image_id = image.id
-WHERE study_instance_uid = ? AND series_instance_uid = ?
-"""
+_OF_SERIES = (
+    series.c.series_instance_uid,
+    series.c.modality,
+    series.c.series_number,
+    series.c.series_description,
+    series.c.instance_count,
+    series.c.frame_count,
+    series.c.thumbnail_uid,
+    series.c.thumbnail_frame,
+)
+_FIND: Select[Any] = (
+    select(
+        study.c.study_instance_uid,
+        series.c.series_instance_uid,
+        image.c.id,
+        root.c.path,
+        folder.c.path,
+        file.c.name,
+        file.c.size,
+        file.c.mtime_ns,
+        instance.c.number_of_frames,
+        instance.c.error_kind,
+        instance.c.error,
+        instance.c.instance_number,
+        instance.c.slice_thickness,
+        instance.c.sop_class_uid,
+        instance.c.transfer_syntax_uid,
+        instance.c.layout,
+        presentation.c.record,
+        func.coalesce(frame.c.geometry, instance.c.geometry),
+        instance.c.pixel_offset,
+        instance.c.frame_bits,
+        instance.c.word_swap,
+        instance.c.frames_whole,
+        instance.c.inflate_offset,
+        func.substr(
+            span.c.spans,
+            bindparam("span_at", type_=SqlInteger),
+            bindparam("span_bytes", type_=SqlInteger),
+            type_=LargeBinary,
+        ),
+    )
+    .select_from(image)
+    .join(instance, instance.c.image_id == image.c.id)
+    .join(file, file.c.id == instance.c.file_id)
+    .join(folder, folder.c.id == file.c.folder_id)
+    .join(root, root.c.id == folder.c.root_id)
+    .join(series, series.c.id == instance.c.series_id)
+    .join(study, study.c.id == series.c.study_id)
+    .outerjoin(frame, and_(frame.c.image_id == image.c.id, frame.c.frame_number == bindparam("frame")))
+    .outerjoin(
+        presentation,
+        and_(
+            presentation.c.image_id == image.c.id,
+            presentation.c.number == func.coalesce(frame.c.presentation, literal_column("0")),
+        ),
+    )
+    .outerjoin(span, and_(span.c.image_id == image.c.id, span.c.chunk == bindparam("chunk")))
+    .where(image.c.sop_instance_uid == bindparam("sop"))
+)
+_SERIES_INSTANCES = (
+    select(
+        image.c.sop_instance_uid,
+        image.c.id,
+        instance.c.sop_class_uid,
+        instance.c.error,
+        instance.c.number_of_frames,
+        instance.c.instance_number,
+        instance.c.slice_thickness,
+        instance.c.transfer_syntax_uid,
+        instance.c.layout,
+        presentation.c.record,
+        instance.c.geometry,
+        file.c.size,
+        file.c.mtime_ns,
+    )
+    .select_from(_INSTANCES)
+    .join(file, file.c.id == instance.c.file_id)
+    .outerjoin(presentation, and_(presentation.c.image_id == image.c.id, presentation.c.number == 0))
+    .order_by(*_INSTANCE_ORDER)
+)
+_SERIES_FRAMES = (
+    select(frame.c.image_id, frame.c.frame_number, frame.c.geometry, frame.c.presentation)
+    .select_from(_INSTANCES)
+    .join(frame, frame.c.image_id == image.c.id)
+)
+_SERIES_PRESENTATIONS = (
+    select(presentation.c.image_id, presentation.c.number, presentation.c.record)
+    .select_from(_INSTANCES)
+    .join(presentation, presentation.c.image_id == image.c.id)
+)
+_WHOLE_INSTANCES = (
+    select(
+        study.c.study_instance_uid,
+        series.c.series_instance_uid,
+        image.c.sop_instance_uid,
+        instance.c.sop_class_uid,
+        instance.c.transfer_syntax_uid,
+        instance.c.instance_number,
+        instance.c.number_of_frames,
+        instance.c.error,
+        file.c.size,
+        file.c.mtime_ns,
+    )
+    .select_from(_INSTANCES)
+    .join(file, file.c.id == instance.c.file_id)
+    .order_by(*_SERIES_ORDER, *_INSTANCE_ORDER)
+)
+_BODIES = (
+    select(image.c.sop_instance_uid, file.c.size, file.c.mtime_ns, metadata.c.body)
+    .select_from(image)
+    .join(instance, instance.c.image_id == image.c.id)
+    .join(file, file.c.id == instance.c.file_id)
+    .outerjoin(metadata, metadata.c.image_id == image.c.id)
+)
 
 
-def _what_is_missing(db: sqlite3.Connection, ref: FrameRef) -> str:
-    study = db.execute("SELECT id FROM study WHERE study_instance_uid = ?", (ref.study_uid,)).fetchone()
-    if study is None:
-        return f"no study {ref.study_uid}"
-    series = db.execute(
-        "SELECT id FROM series WHERE study_id = ? AND series_instance_uid = ?", (study[0], ref.series_uid)
-    ).fetchone()
-    if series is None:
-        return f"no series {ref.series_uid} in study {ref.study_uid}"
-    return f"no SOP Instance {ref.sop_instance_uid} in series {ref.series_uid}"
+def _is_series(study_uid: str, series_uid: str) -> tuple[Any, ...]:
+    return study.c.study_instance_uid == study_uid, series.c.series_instance_uid == series_uid
+
+
+def _what_is_missing(db: Connection, study_uid: str, series_uid: str | None, sop_instance_uid: str | None) -> str:
+    """Of a path of UIDs, the first that is not held."""
+    study_id = db.execute(select(study.c.id).where(study.c.study_instance_uid == study_uid)).scalar_one_or_none()
+    if study_id is None or series_uid is None:
+        return f"no study {study_uid}"
+    of_series = select(series.c.id).where(series.c.study_id == study_id, series.c.series_instance_uid == series_uid)
+    if db.execute(of_series).one_or_none() is None or sop_instance_uid is None:
+        return f"no series {series_uid} in study {study_uid}"
+    return f"no SOP Instance {sop_instance_uid} in series {series_uid}"
 
 
 def _located(ref: FrameRef, row: Sequence[Any]) -> Located:
-    (_, _, image_id, root, path, size, mtime_ns, frames, kind, error, instance_number, thickness) = row[:12]
-    (sop_class, syntax, layout, presentation, geometry) = row[12:17]
-    where = Located(FileKey(root, path), size, mtime_ns, frames, None if kind is None else (kind, error), None)
+    (_, _, image_id, at, above, name, size, mtime_ns, frames, kind, error, instance_number, thickness) = row[:13]
+    (sop_class, syntax, layout, shown, geometry) = row[13:18]
+    key = FileKey(at, join_path(above, name))
+    where = Located(key, size, mtime_ns, frames, None if kind is None else (kind, error), None)
     if kind is not None:
         return where
     record = FrameRecord(
@@ -497,37 +525,37 @@ def _located(ref: FrameRef, row: Sequence[Any]) -> Located:
         sop_class,
         syntax,
         layout_from_json(layout),
-        presentation_from_json(presentation),
+        presentation_from_json(shown),
         geometry_from_json(geometry),
         version_of(size, mtime_ns),
     )
-    span = row[22] or b""
+    span = row[23] or b""
     return replace(
         where,
         record=record,
-        pixel_offset=row[17],
-        frame_bits=row[18],
-        word_swap=bool(row[19]),
-        frames_whole=row[20],
-        inflate_offset=row[21],
+        pixel_offset=row[18],
+        frame_bits=row[19],
+        word_swap=bool(row[20]),
+        frames_whole=row[21],
+        inflate_offset=row[22],
         span=(int.from_bytes(span[:8], "little"), int.from_bytes(span[8:], "little")),
     )
 
 
 def _series_record(row: Sequence[Any]) -> SeriesRecord:
-    """From study_instance_uid and _SERIES_COLUMNS."""
-    study, series, modality, number, description, instances, frames, thumbnail_uid, thumbnail_frame = row
-    thumbnail = None if thumbnail_uid is None else FrameRef(study, series, thumbnail_uid, thumbnail_frame)
-    return SeriesRecord(study, series, modality, number, description, instances, frames, thumbnail)
+    """From Study Instance UID and _OF_SERIES."""
+    of_study, uid, modality, number, description, instances, frames, thumbnail_uid, thumbnail_frame = row
+    thumbnail = None if thumbnail_uid is None else FrameRef(of_study, uid, thumbnail_uid, thumbnail_frame)
+    return SeriesRecord(of_study, uid, modality, number, description, instances, frames, thumbnail)
 
 
 def _records_of(
     study_uid: str, series_uid: str, row: Sequence[Any], varying: dict[int, tuple[str, Presentation]]
 ) -> Iterator[FrameRecord]:
     """All frames of one instance, from a row of _SERIES_INSTANCES."""
-    sop, image_id, sop_class, _, frames, instance_number, thickness, syntax, layout, presentation, geometry = row[:11]
+    sop, image_id, sop_class, _, frames, instance_number, thickness, syntax, layout, record, geometry = row[:11]
     version, pixel_layout = version_of(*row[11:13]), layout_from_json(layout)
-    common = presentation_from_json(presentation), geometry_from_json(geometry)
+    common = presentation_from_json(record), geometry_from_json(geometry)
     for frame_number in range(1, frames + 1):
         own = varying.get(frame_number)
         shown, placed = common if own is None else (own[1], geometry_from_json(own[0]))
@@ -544,187 +572,3 @@ def _records_of(
             placed,
             version,
         )
-
-
-# --- inside a transaction -----------------------------------------------------------------------------------
-
-
-def _count_change(db: sqlite3.Connection, changed: bool) -> None:
-    if changed:
-        db.execute("UPDATE state SET generation = generation + 1")
-
-
-def _file_id(db: sqlite3.Connection, key: FileKey) -> int | None:
-    row = db.execute(
-        "SELECT file.id FROM file JOIN root ON root.id = root_id WHERE root.path = ? AND file.path = ?",
-        (key.root, key.path),
-    ).fetchone()
-    return None if row is None else int(row[0])
-
-
-def _remove_file(db: sqlite3.Connection, file_id: int, touched: set[int]) -> bool:
-    """Forget a file and its instance; whether there was one."""
-    held = _remove_instance(db, file_id, touched)
-    db.execute("DELETE FROM file WHERE id = ?", (file_id,))
-    return held
-
-
-def _remove_instance(db: sqlite3.Connection, file_id: int, touched: set[int]) -> bool:
-    row = db.execute("SELECT image_id, series_id FROM instance WHERE file_id = ?", (file_id,)).fetchone()
-    if row is None:
-        return False
-    touched.add(row[1])
-    for table in ("instance", "presentation", "frame", "span"):
-        db.execute(f"DELETE FROM {table} WHERE image_id = ?", (row[0],))  # noqa: S608 - constants
-    return True
-
-
-def _store(db: sqlite3.Connection, change: FileChange, touched: set[int]) -> bool:
-    """Store one file; whether something that was held has changed or gone."""
-    known = _file_id(db, change.key)
-    held = known is not None and _remove_file(db, known, touched)
-    document = change.document
-    duplicate_of = None
-    if document is not None:
-        holder = _holder(db, document["sop_instance_uid"])
-        if holder is not None and (holder[1].root, holder[1].path) < (change.key.root, change.key.path):
-            duplicate_of = document["sop_instance_uid"]
-        elif holder is not None:
-            held = _remove_instance(db, holder[0], touched) or held
-            db.execute(
-                "UPDATE file SET reason = ?, duplicate_of = ? WHERE id = ?",
-                (DUPLICATE, document["sop_instance_uid"], holder[0]),
-            )
-    file_id = _insert(
-        db,
-        "INSERT INTO file (root_id, path, size, mtime_ns, reason, duplicate_of)"
-        " VALUES ((SELECT id FROM root WHERE path = ?), ?, ?, ?, ?, ?)",
-        change.key.root,
-        change.key.path,
-        change.size,
-        change.mtime_ns,
-        DUPLICATE if duplicate_of else None if document is not None else change.reason,
-        duplicate_of,
-    )
-    if document is not None and duplicate_of is None:
-        touched.add(_store_instance(db, file_id, document, change.spans))
-    return held
-
-
-def _insert(db: sqlite3.Connection, statement: str, *values: object) -> int:
-    identity = db.execute(statement, values).lastrowid
-    if identity is None:
-        raise sqlite3.InternalError("no row was inserted")
-    return identity
-
-
-def _holder(db: sqlite3.Connection, sop_instance_uid: str) -> tuple[int, FileKey] | None:
-    row = db.execute(
-        "SELECT file.id, root.path, file.path FROM image JOIN instance ON image_id = image.id"
-        " JOIN file ON file.id = file_id JOIN root ON root.id = root_id WHERE sop_instance_uid = ?",
-        (sop_instance_uid,),
-    ).fetchone()
-    return None if row is None else (row[0], FileKey(row[1], row[2]))
-
-
-def _store_instance(db: sqlite3.Connection, file_id: int, document: dict[str, Any], spans: bytes) -> int:
-    """Insert the instance and what hangs on it; returns the id of its series."""
-    series_id = _series_id(db, document)
-    image_id = _image_id(db, document["sop_instance_uid"])
-    instance = document["instance"]
-    kind, error = document["error"] or (None, None)
-    places = ("pixel_offset", "frame_bits", "word_swap", "frames_whole", "inflate_offset")
-    db.execute(
-        "INSERT INTO instance VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            image_id,
-            file_id,
-            series_id,
-            instance["SOPClassUID"],
-            instance["InstanceNumber"],
-            instance["SliceThickness"],
-            document["transfer_syntax_uid"],
-            document["number_of_frames"],
-            kind,
-            error,
-            document.get("layout"),
-            document.get("geometry"),
-            *(document.get(place) for place in places),
-        ),
-    )
-    if kind is None:
-        _store_frames(db, image_id, document, spans)
-    return series_id
-
-
-def _store_frames(db: sqlite3.Connection, image_id: int, document: dict[str, Any], spans: bytes) -> None:
-    step = CHUNK_FRAMES * SPAN_BYTES
-    db.executemany(
-        "INSERT INTO presentation VALUES (?, ?, ?)",
-        [(image_id, number, record) for number, record in enumerate(document["presentations"])],
-    )
-    db.executemany("INSERT INTO frame VALUES (?, ?, ?, ?)", [(image_id, *row) for row in document["frames"]])
-    db.executemany(
-        "INSERT INTO span VALUES (?, ?, ?)",
-        [(image_id, at // step, spans[at : at + step]) for at in range(0, len(spans), step)],
-    )
-
-
-def _image_id(db: sqlite3.Connection, sop_instance_uid: str) -> int:
-    db.execute("INSERT OR IGNORE INTO image (sop_instance_uid) VALUES (?)", (sop_instance_uid,))
-    row = db.execute("SELECT id FROM image WHERE sop_instance_uid = ?", (sop_instance_uid,)).fetchone()
-    return int(row[0])
-
-
-def _series_id(db: sqlite3.Connection, document: dict[str, Any]) -> int:
-    """Study and series of a document, made or brought up to date. Files come in order of their paths: where they
-    contradict each other, the last one is believed, in every scan the same."""
-    study, series = document["study"], document["series"]
-    study_id = db.execute(
-        "INSERT INTO study (study_instance_uid, patient_name, patient_id, study_date, study_time, study_description,"
-        " accession_number) VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (study_instance_uid) DO UPDATE SET"
-        " patient_name = excluded.patient_name, patient_id = excluded.patient_id, study_date = excluded.study_date,"
-        " study_time = excluded.study_time, study_description = excluded.study_description,"
-        " accession_number = excluded.accession_number RETURNING id",
-        (document["study_instance_uid"], *study.values()),
-    ).fetchone()[0]
-    row = db.execute(
-        "INSERT INTO series (study_id, series_instance_uid, modality, series_number, series_description)"
-        " VALUES (?, ?, ?, ?, ?) ON CONFLICT (study_id, series_instance_uid) DO UPDATE SET"
-        " modality = excluded.modality, series_number = excluded.series_number,"
-        " series_description = excluded.series_description RETURNING id",
-        (study_id, document["series_instance_uid"], *series.values()),
-    ).fetchone()
-    return int(row[0])
-
-
-def _recount(db: sqlite3.Connection, touched: set[int]) -> None:
-    """Counts and thumbnails of series that gained or lost instances; empty series and studies go."""
-    for series_id in touched:
-        rows = db.execute(
-            "SELECT sop_instance_uid, number_of_frames, error IS NULL FROM instance"
-            " JOIN image ON image.id = image_id WHERE series_id = ?"
-            " ORDER BY instance_number IS NULL, instance_number, sop_instance_uid",
-            (series_id,),
-        ).fetchall()
-        if not rows:
-            db.execute("DELETE FROM series WHERE id = ?", (series_id,))
-            continue
-        shown = [(uid, frames) for uid, frames, fine in rows if fine]
-        db.execute(
-            "UPDATE series SET instance_count = ?, frame_count = ?, thumbnail_uid = ?, thumbnail_frame = ?"
-            " WHERE id = ?",
-            (len(rows), sum(frames for _, frames in shown), *_middle(shown), series_id),
-        )
-    if touched:
-        db.execute("DELETE FROM study WHERE NOT EXISTS (SELECT 1 FROM series WHERE study_id = study.id)")
-
-
-def _middle(shown: list[tuple[str, int]]) -> tuple[str | None, int | None]:
-    """(SOP Instance UID, frame number) of the middle one of all frames."""
-    left = sum(frames for _, frames in shown) // 2
-    for uid, frames in shown:
-        if left < frames:
-            return uid, left + 1
-        left -= frames
-    return None, None

@@ -1,16 +1,19 @@
 """The index by itself: what survives, what is refused, what one look-up finds."""
 
+import contextlib
 import sqlite3
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import func, select
 
+from gpu_render.archive.database import SqliteDatabase
 from gpu_render.archive.index import (
     APPLICATION_ID,
     CHUNK_FRAMES,
@@ -21,6 +24,7 @@ from gpu_render.archive.index import (
     version_of,
 )
 from gpu_render.archive.records import geometry_to_json, layout_to_json, presentation_to_json
+from gpu_render.archive.tables import OF_INSTANCES, file, series, study, term
 from gpu_render.errors import NotFound, StartupError
 from gpu_render.frame import Geometry, PixelLayout, Presentation, Rescale
 from gpu_render.reference import FrameRef
@@ -63,12 +67,35 @@ def spans_of(frames: int) -> bytes:
     return b"".join(struct.pack("<2Q", 1000 + n, 10 + n) for n in range(frames))
 
 
+Opener = Callable[..., Index]
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def open_index(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
+    """Open the one index of a test, in each of the databases. All are closed at the end."""
+    with contextlib.ExitStack() as stack:
+        url = None
+        if request.param == "postgresql":
+            url = stack.enter_context(request.getfixturevalue("postgres").schema())
+
+        def opener(**options: Any) -> Index:
+            opened = Index(None if url else tmp_path / "i.sqlite", url=url, **options)
+            stack.callback(opened.close)
+            return opened
+
+        yield opener
+
+
 @pytest.fixture
-def index(tmp_path: Path) -> Iterator[Index]:
-    opened = Index(tmp_path / "i.sqlite")
+def index(open_index: Opener) -> Index:
+    opened = open_index()
     opened.set_roots([ROOT])
-    yield opened
-    opened.close()
+    return opened
+
+
+def known_files(index: Index) -> dict[bytes, tuple[int, int]]:
+    """What is known of the files in the root itself."""
+    return index.held_folder(FileKey(ROOT, b"")).files
 
 
 @pytest.mark.parametrize("frames", [1, CHUNK_FRAMES, CHUNK_FRAMES + 1, 1000])
@@ -98,26 +125,26 @@ def test_a_record_has_everything(index: Index) -> None:
     assert (record.sop_class_uid, record.image_id, record.version) == ("1.2", 1, version_of(10, 20))
 
 
-def test_ids_survive_removal_and_another_schema(tmp_path: Path) -> None:
-    index = Index(tmp_path / "i.sqlite")
+def test_ids_survive_removal_and_another_schema(open_index: Opener) -> None:
+    index = open_index()
     index.set_roots([ROOT])
     index.write([change("a", document("1.7")), change("b", document("1.8"))])
     index.remove([FileKey(ROOT, b"a")])
     index.write([change("c", document("1.9")), change("d", document("1.7"))])
     before = [index.image_id(sop) for sop in ("1.7", "1.8", "1.9")]
     assert before == [1, 2, 3]
+    mark = f"PRAGMA user_version = {SCHEMA_VERSION + 1}"
+    if not isinstance(index._db, SqliteDatabase):
+        mark = f"UPDATE gpu_render_index SET version = {SCHEMA_VERSION + 1}"
+    with index._db.reader() as database:
+        database.exec_driver_sql(mark)
+        database.exec_driver_sql("DROP TABLE instance")
     index.close()
-
-    with sqlite3.connect(tmp_path / "i.sqlite") as database:
-        database.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
-        database.execute("DROP TABLE instance")
-    database.close()
-    rebuilt = Index(tmp_path / "i.sqlite")
-    assert rebuilt.known_files() == {}
+    rebuilt = open_index()
+    assert known_files(rebuilt) == {}
     rebuilt.set_roots([ROOT])
     rebuilt.write([change("b", document("1.8")), change("a", document("1.9")), change("c", document("1.7"))])
     assert [rebuilt.image_id(sop) for sop in ("1.7", "1.8", "1.9")] == before
-    rebuilt.close()
 
 
 def test_other_files_are_not_taken_for_an_index(tmp_path: Path) -> None:
@@ -145,10 +172,9 @@ def test_nothing_is_left_of_what_is_removed(index: Index) -> None:
     assert index.remove([FileKey(ROOT, b"a"), FileKey(ROOT, b"unknown")])
     assert index.studies() == ()
     assert index.counts() == (0, 0)
-    database = sqlite3.connect(index._path)
-    for table in ("file", "study", "series", "instance", "presentation", "frame", "span"):
-        assert database.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,), table
-    database.close()
+    with index._db.reader() as database:
+        for table in (file, study, series, term, *OF_INSTANCES):
+            assert database.execute(select(func.count()).select_from(table)).scalar_one() == 0, table
     with pytest.raises(NotFound, match="no image 1"):
         index.first_frame(1)
 
@@ -166,14 +192,15 @@ def test_a_transaction_that_fails_leaves_nothing(index: Index) -> None:
     del broken["transfer_syntax_uid"]
     with pytest.raises(KeyError):
         index.write([change("a", document("1.7")), change("b", broken)])
-    assert index.known_files() == {}
+    assert known_files(index) == {}
     assert not index.write([change("a", document("1.7"))])
 
 
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from(["1.7", "1.8", None])), max_size=12))
-def test_any_history_ends_where_a_fresh_scan_would(history: list[tuple[str, str | None]]) -> None:
+def test_any_history_ends_where_a_fresh_scan_would(index: Index, history: list[tuple[str, str | None]]) -> None:
     """Files come, change and go in any order; the first path always holds the instance."""
-    index = Index(None)
+    index.set_roots([])
     index.set_roots([ROOT])
     files: dict[str, str] = {}
     for path, sop in history:
@@ -194,7 +221,6 @@ def test_any_history_ends_where_a_fresh_scan_would(history: list[tuple[str, str 
     assert found == holders
     assert index.counts()[0] == len(holders)
     assert len(index.unreadable()) == len(files) - len(holders)
-    index.close()
 
 
 def test_many_threads_read_while_one_writes(index: Index) -> None:
@@ -223,7 +249,8 @@ def test_many_threads_read_while_one_writes(index: Index) -> None:
 
 def test_temporary_indexes_are_removed() -> None:
     index = Index(None)
-    path = index._path
+    assert isinstance(index._db, SqliteDatabase)
+    path = index._db.path
     assert path.exists()
     index.close()
     assert not path.parent.exists()
