@@ -39,6 +39,8 @@ class Question:
     url: str
     accept: str = "application/octet-stream"
     body_bytes: int | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    status: int = 200
 
 
 class Client:
@@ -48,13 +50,13 @@ class Client:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout_s)
 
     def ask(self, question: Question) -> Answer:
-        """Raises BenchmarkError unless the answer is a 200 of the expected length."""
+        """Raises BenchmarkError unless the answer has the expected status and length."""
         start = time.perf_counter()
-        self._connection.request("GET", question.url, headers={"Accept": question.accept})
+        self._connection.request("GET", question.url, headers={"Accept": question.accept, **question.headers})
         response = self._connection.getresponse()
         body = response.read()
         duration_ms = (time.perf_counter() - start) * 1000
-        if response.status != 200:
+        if response.status != question.status:
             raise BenchmarkError(f"HTTP {response.status} for {question.url}")
         if question.body_bytes not in (None, len(body)):
             raise BenchmarkError(f"{len(body)} bytes instead of {question.body_bytes} for {question.url}")
