@@ -12,6 +12,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from api.dicomweb import PREFIX
+from api.dicomweb.qido import base_url
 from api.dicomweb.uploads import PartEnd, PartHead, boundary_of, events
 from api.negotiation import choose
 from api.problems import RESPONSES
@@ -232,8 +233,8 @@ def module(request: Request, outcomes: Sequence[Outcome]) -> DicomJson:
 
 
 def study_url(request: Request, study_uid: str) -> str:
-    """Where a study can be retrieved, on the server that was asked."""
-    return f"{request.scope.get('root_path', '')}{PREFIX}/studies/{study_uid}"
+    """Where a study can be retrieved."""
+    return f"{base_url(request)}/studies/{study_uid}"
 
 
 def _is_named(outcome: Outcome) -> bool:
