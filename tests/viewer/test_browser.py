@@ -1,6 +1,7 @@
 """The viewer in a real Chromium against the real service."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx2 as httpx
@@ -60,6 +61,14 @@ def open_study(page: Page, service: str, path: Path) -> pydicom.Dataset:
     return header
 
 
+def open_address(page: Page, service: str, path: Path) -> pydicom.Dataset:
+    """Open the series of a file by its address, so that it is opened once."""
+    header = pydicom.dcmread(first_file(path), stop_before_pixels=True)
+    page.goto(f"{service}/#/study/{header.StudyInstanceUID}/series/{header.SeriesInstanceUID}/slice/1")
+    expect(by_testid(page, "window-level")).not_to_be_empty()
+    return header
+
+
 def canvas_pixels(page: Page) -> Pixels:
     answer = page.evaluate(SAMPLE_CANVAS)
     return np.array(answer["values"], np.uint8).reshape(answer["rows"], answer["columns"], 3)
@@ -92,7 +101,7 @@ def frame_requests(page: Page) -> list[str]:
     seen: list[str] = []
 
     def note(request: Request) -> None:
-        if "/frames/" in request.url:
+        if "/frames" in request.url:
             seen.append(request.url)
 
     page.on("request", note)
@@ -199,26 +208,81 @@ def test_scrolls_by_wheel_and_keys(page: Page, service: str, archive: dict[str, 
     assert largest_difference(first, canvas_pixels(page)) == 0
 
 
-def test_prefetch_is_bounded_and_dropped(page: Page, service: str, archive: dict[str, Path]) -> None:
-    held: list[str] = []
-    failed: list[str] = []
-
-    def hold(route: Route) -> None:
-        match = re.search(r"/frames/(\d+)\?stage=display&v=", route.request.url)
-        if match is not None and 2 <= int(match[1]) <= 20:
-            held.append(route.request.url)
-        else:
-            route.continue_()
-
-    page.route("**/frames/**", hold)
-    page.on("requestfailed", lambda request: failed.append(request.url))
-    open_study(page, service, archive["multiframe"])
-    page.wait_for_timeout(500)
-    assert len(held) - len(failed) == 6
+def test_a_series_comes_in_one_answer_and_scrolling_asks_for_nothing(
+    page: Page, service: str, archive: dict[str, Path]
+) -> None:
+    requests = frame_requests(page)
+    header = open_address(page, service, archive["multiframe"])
+    expect(by_testid(page, "loaded")).to_have_text("all loaded")
+    streams = [url for url in requests if "/frames?" in url]
+    assert [url.split("?")[1] for url in streams] == ["frames=2-30&stage=display"]
+    assert len([url for url in requests if "/frames/" in url and "viewport" not in url]) == 1
+    requests.clear()
+    for _ in range(3):
+        page.keyboard.press("ArrowDown")
+    expect(by_testid(page, "slice-number")).to_have_text("4 / 30")
     page.keyboard.press("End")
     expect(by_testid(page, "slice-number")).to_have_text("30 / 30")
-    expect(by_testid(page, "window-level")).not_to_be_empty()
-    assert sorted(failed) == sorted(held)
+    url = f"{series_url(service, header)}/instances/{header.SOPInstanceUID}/frames/30"
+    assert largest_difference(canvas_pixels(page), display_at(url)) <= 1
+    assert requests == []
+
+
+def test_what_is_loaded_is_shown_and_a_turn_drops_the_stream(
+    page: Page, service: str, archive: dict[str, Path]
+) -> None:
+    held: list[str] = []
+    failed: list[str] = []
+    page.route("**/frames?frames=2-30&*", lambda route: held.append(route.request.url))
+    page.on("requestfailed", lambda request: failed.append(request.url))
+    requests = frame_requests(page)
+    open_address(page, service, archive["multiframe"])
+    expect(by_testid(page, "loaded")).to_have_text("1 of 30 loaded")
+    assert len(held) == 1
+    page.keyboard.press("End")
+    expect(by_testid(page, "slice-number")).to_have_text("30 / 30")
+    expect(by_testid(page, "loaded")).to_have_text("all loaded")
+    assert failed == held
+    assert [url.split("?")[1] for url in requests if "/frames?" in url][1:] == ["frames=29-2&stage=display"]
+
+
+def answer_with(page: Page, change: Callable[[bytes], bytes]) -> list[str]:
+    """Let the service's streams pass through ``change`` on their way, the first one only; all that were asked for."""
+    seen: list[str] = []
+
+    def pass_on(route: Route) -> None:
+        seen.append(route.request.url)
+        body = httpx.get(route.request.url).raise_for_status().content
+        route.fulfill(body=change(body) if len(seen) == 1 else body)
+
+    page.route("**/frames?*", pass_on)
+    return seen
+
+
+def test_a_cut_answer_is_asked_for_again_from_where_it_broke(
+    page: Page, service: str, archive: dict[str, Path]
+) -> None:
+    seen = answer_with(page, lambda body: body[: len(body) // 2])
+    open_address(page, service, archive["multiframe"])
+    expect(by_testid(page, "loaded")).to_have_text("all loaded", timeout=20_000)
+    assert re.search(r"frames=1[4-7]-30&", seen[1]), seen
+    assert len(seen) == 2
+
+
+def test_frames_of_a_series_that_has_changed_are_not_taken(page: Page, service: str, archive: dict[str, Path]) -> None:
+    def renamed(body: bytes) -> bytes:
+        return body.replace(b'"frame_number":2,', b'"frame_number":3,').replace(b'"version":"', b'"version":"x')
+
+    seen = answer_with(page, renamed)
+    header = open_address(page, service, archive["multiframe"])
+    page.wait_for_timeout(500)
+    expect(by_testid(page, "loaded")).to_have_text("1 of 30 loaded")
+    assert len(seen) == 1
+    page.keyboard.press("ArrowDown")
+    expect(by_testid(page, "slice-number")).to_have_text("2 / 30")
+    expect(by_testid(page, "loaded")).to_have_text("all loaded")
+    url = f"{series_url(service, header)}/instances/{header.SOPInstanceUID}/frames/2"
+    assert largest_difference(canvas_pixels(page), display_at(url)) <= 1
 
 
 def test_address_brings_the_slice_back(page: Page, service: str, archive: dict[str, Path]) -> None:

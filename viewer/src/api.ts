@@ -226,8 +226,16 @@ export async function getArray(
 
 /** Checks the body against its headers before anything is painted from it. */
 function parseArray(headers: Headers, buffer: ArrayBuffer): Omit<RawArray, "elapsedMs"> {
-  const dtype = headers.get("X-Array-Dtype") ?? "";
   const shape = (headers.get("X-Array-Shape") ?? "").split(",").map(Number);
+  return {
+    ...arrayOf(headers.get("X-Array-Dtype") ?? "", shape, buffer),
+    decoder: headers.get("X-Decode-Backend") ?? "",
+    renderer: headers.get("X-Render-Backend") ?? "",
+  };
+}
+
+/** Samples of a NumPy dtype and shape. A Problem where the bytes are not exactly those. */
+export function arrayOf(dtype: string, shape: number[], buffer: ArrayBuffer): Pick<RawArray, "samples" | "shape"> {
   const type = SAMPLE_TYPES[dtype.replace(/^[<|]/, "")];
   const sane = shape.length >= 2 && shape.length <= 3 && shape.every((side) => Number.isInteger(side) && side > 0);
   if (type === undefined || !sane) {
@@ -237,10 +245,27 @@ function parseArray(headers: Headers, buffer: ArrayBuffer): Omit<RawArray, "elap
   if (buffer.byteLength !== expected) {
     throw new Problem("The answer is incomplete", `${buffer.byteLength} bytes came, ${expected} were announced.`);
   }
-  return {
-    samples: new type(buffer),
-    shape,
-    decoder: headers.get("X-Decode-Backend") ?? "",
-    renderer: headers.get("X-Render-Backend") ?? "",
-  };
+  return { samples: new type(buffer), shape };
+}
+
+/** The body of an answer without an end in sight: no time limit, for it is read as fast as it can be used. */
+export async function openStream(
+  url: string,
+  query: Record<string, string>,
+  abort: AbortSignal,
+  urgency: Urgency,
+): Promise<ReadableStream<Uint8Array>> {
+  let response: Response;
+  try {
+    response = await fetch(`${url}?${new URLSearchParams(query).toString()}`, {
+      signal: abort,
+      headers: { Priority: urgency },
+    });
+  } catch {
+    if (abort.aborted) throw new DOMException("no longer wanted", "AbortError");
+    throw new Problem("The service cannot be reached", "The connection failed. Is it running?");
+  }
+  if (!response.ok) throw await readProblem(response);
+  if (response.body === null) throw new Problem("The answer is incomplete", "It has no body.");
+  return response.body;
 }

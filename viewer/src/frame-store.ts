@@ -1,9 +1,9 @@
 /** The frames of the open series: Cornerstone's image cache, its metadata, and one abortable load a frame at a time. */
 
-import { type Types, cache, imageLoader, metaData } from "@cornerstonejs/core";
+import { type Types, Enums, cache, eventTarget, imageLoader, metaData } from "@cornerstonejs/core";
 
-import type { Frame, Series, Urgency } from "./api";
-import { type FramePicture, isColour, loadFrame, spacingOf } from "./frames";
+import type { Frame, RawArray, Series } from "./api";
+import { type FramePicture, type LoadedFrame, isColour, loadFrame, madeFrom, spacingOf } from "./frames";
 
 const SCHEME = "gpurender";
 
@@ -20,6 +20,8 @@ interface Entry {
 
 const entries = new Map<string, Entry>();
 const pending = new Map<string, Pending>();
+/** What Cornerstone's cache holds. Asking the cache itself would make every image look recently used. */
+const held = new Set<string>();
 
 /** Registers the image loader and the metadata provider, and bounds the cache to a part of this machine's memory. */
 export function installFrameStore(): void {
@@ -27,6 +29,17 @@ export function installFrameStore(): void {
   cache.setMaxCacheSize(Math.min(1.5, memoryGiB / 4) * 2 ** 30);
   imageLoader.registerImageLoader(SCHEME, (imageId: string) => ({ promise: load(imageId) }));
   metaData.addProvider((type: string, imageId: string) => metadataOf(type, imageId), 10_000);
+  eventTarget.addEventListener(Enums.Events.IMAGE_CACHE_IMAGE_REMOVED, (event: Event) => {
+    held.delete((event as CustomEvent<{ imageId: string }>).detail.imageId);
+    heldChanged();
+  });
+}
+
+let heldChanged: () => void = () => undefined;
+
+/** `changed` is called whenever a frame has come or had to make room. */
+export function onHeldChange(changed: () => void): void {
+  heldChanged = changed;
 }
 
 /** Makes the series' frames known and returns their image ids, in the manifest's order. */
@@ -40,31 +53,40 @@ export function openSeries(series: Series): string[] {
 }
 
 /** The image from the cache or the service. Rejects with Problem, or with AbortError where `keepOnly` dropped it. */
-export function load(imageId: string, urgency?: Urgency): Promise<Types.IImage> {
+export function load(imageId: string): Promise<Types.IImage> {
   const cached = cache.getImage(imageId);
   if (cached !== undefined) return Promise.resolve(cached);
   const running = pending.get(imageId);
   if (running !== undefined) return running.promise;
   const controller = new AbortController();
-  const promise = fetchAndCache(imageId, controller, urgency).finally(() => {
+  const promise = fetchAndCache(imageId, controller).finally(() => {
     if (pending.get(imageId)?.controller === controller) pending.delete(imageId);
   });
   pending.set(imageId, { promise, controller });
   return promise;
 }
 
-async function fetchAndCache(
-  imageId: string,
-  controller: AbortController,
-  urgency?: Urgency,
-): Promise<Types.IImage> {
+async function fetchAndCache(imageId: string, controller: AbortController): Promise<Types.IImage> {
   const entry = entries.get(imageId);
   if (entry === undefined) throw new Error("a frame of no open series");
-  const { image, picture } = await loadFrame(imageId, entry.frame, controller.signal, urgency);
+  const loaded = await loadFrame(imageId, entry.frame, controller.signal);
   if (controller.signal.aborted) throw new DOMException("no longer wanted", "AbortError");
+  keep(imageId, entry, loaded);
+  return loaded.image;
+}
+
+/** Puts an array that came unasked, in a stream, into the cache. Throws Problem where it is no picture of the frame. */
+export function accept(imageId: string, array: RawArray): void {
+  const entry = entries.get(imageId);
+  if (entry !== undefined && !isLoaded(imageId)) keep(imageId, entry, madeFrom(imageId, entry.frame, array));
+}
+
+function keep(imageId: string, entry: Entry, { image, picture }: LoadedFrame): void {
+  if (isLoaded(imageId)) return;
   entry.picture = picture;
-  if (cache.getImageLoadObject(imageId) === undefined) cache.putImageSync(imageId, image);
-  return image;
+  cache.putImageSync(imageId, image);
+  held.add(imageId);
+  heldChanged();
 }
 
 /** Stops every load that is under way and not in `wanted`. */
@@ -77,7 +99,14 @@ export function keepOnly(wanted: ReadonlySet<string>): void {
 }
 
 export function isLoaded(imageId: string): boolean {
-  return cache.getImage(imageId) !== undefined;
+  return held.has(imageId);
+}
+
+/** How many more frames like this one the cache can hold beside those of the series that are in it. */
+export function capacity(frame: Frame): number {
+  // Values are kept as 16 or 32 bit numbers, colour as three bytes.
+  const nbytes = frame.shape.reduce((product, side) => product * side, frame.shape.length === 3 ? 1 : 4);
+  return Math.max(1, Math.floor((0.8 * cache.getMaxCacheSize()) / nbytes));
 }
 
 export function pictureOf(imageId: string): FramePicture | undefined {

@@ -53,8 +53,13 @@ export async function loadFrame(
   abort: AbortSignal,
   urgency?: Urgency,
 ): Promise<LoadedFrame> {
+  const array = await getArray(frame.url, { stage: stageOf(frame), v: frame.version }, abort, urgency);
+  return madeFrom(imageId, frame, array);
+}
+
+/** The image of an array that came at the stage of `stageOf`. */
+export function madeFrom(imageId: string, frame: Frame, array: RawArray): LoadedFrame {
   const stage = stageOf(frame);
-  const array = await getArray(frame.url, { stage, v: frame.version }, abort, urgency);
   return stage === "display" ? renderedFrame(imageId, frame, array) : greyFrame(imageId, frame, array, stage);
 }
 

@@ -10,7 +10,7 @@ import { type Types, Enums } from "@cornerstonejs/core";
 
 import { type Frame, type Series, type VoiWindow, Problem, isAbort } from "./api";
 import { type FramePicture } from "./frames";
-import { isLoaded, load, openSeries, pictureOf } from "./frame-store";
+import { isLoaded, load, onHeldChange, openSeries, pictureOf } from "./frame-store";
 import { Prefetcher } from "./prefetch";
 import { type NamedWindow, draggedWindow, modalityPresets, windowRange } from "./voi";
 
@@ -36,6 +36,8 @@ export interface StackState {
   window: VoiWindow | null;
   choice: WindowChoice;
   inverted: boolean;
+  /** Which slices are here. */
+  loaded: boolean[];
 }
 
 const FIRST_WINDOW: WindowChoice = { kind: "file", index: 0 };
@@ -51,6 +53,7 @@ export class Stack {
   private shown = 0;
   private request = 0;
   private coverTimer = 0;
+  private telling = 0;
   private cover: Cover = { kind: "none" };
   private choice: WindowChoice = FIRST_WINDOW;
   /** Rendered pictures have greys of their own, which a window in HU would ruin; so they have a choice of their own. */
@@ -62,6 +65,16 @@ export class Stack {
     private readonly changed: (state: StackState) => void,
   ) {
     viewport.element.addEventListener(Enums.Events.STACK_NEW_IMAGE, () => this.applyWindow());
+    onHeldChange(() => this.tellSoon());
+  }
+
+  /** Frames may come by the hundred a second: told once a picture of the screen. */
+  private tellSoon(): void {
+    if (this.telling !== 0) return;
+    this.telling = requestAnimationFrame(() => {
+      this.telling = 0;
+      this.changed(this.state());
+    });
   }
 
   /** Shows a series from slice `index` on; null says that there is nothing to show. */
@@ -69,7 +82,7 @@ export class Stack {
     this.empty(series === null || series.frames.length === 0 ? { kind: "none" } : { kind: "loading" }, series);
     if (series === null) return;
     this.imageIds = openSeries(series);
-    this.prefetcher = new Prefetcher(this.imageIds);
+    this.prefetcher = new Prefetcher(series, this.imageIds);
     if (this.imageIds.length > 0) await this.show(index, 1);
   }
 
@@ -172,6 +185,7 @@ export class Stack {
       window: picture === null ? null : this.windowFor(picture),
       choice: picture === null ? this.choice : this.choiceFor(picture),
       inverted: this.inverted,
+      loaded: this.imageIds.map(isLoaded),
     };
   }
 

@@ -20,7 +20,7 @@ export class Overlay {
       this.cover,
       this.corner("top-left", "patient", "patient-id", "study-date", "study"),
       this.corner("top-right", "series", "series-number", "photometric"),
-      this.corner("bottom-left", "slice-number", "zoom", "size"),
+      this.corner("bottom-left", "slice-number", "loaded", "zoom", "size"),
       this.corner("bottom-right", "window-level", "transfer-syntax", "backend", "notes"),
       this.position,
     );
@@ -58,9 +58,12 @@ export class Overlay {
     this.set("series-number", series === null ? "" : `${series.modality}${number}`);
   }
 
-  private showSlice({ index, count }: StackState): void {
+  private showSlice({ index, count, loaded }: StackState): void {
     this.set("slice-number", count === 0 ? "" : `${index + 1} / ${count}`);
+    const here = loaded.filter((is) => is).length;
+    this.set("loaded", count < 2 ? "" : here === count ? "all loaded" : `${here} of ${count} loaded`);
     this.position.hidden = count < 2;
+    this.position.style.backgroundImage = stripes(loaded);
     const mark = this.position.firstElementChild as HTMLElement;
     mark.style.height = `${Math.max(100 / Math.max(count, 1), 2)}%`;
     mark.style.top = `${count < 2 ? 0 : (index / (count - 1)) * (100 - Math.max(100 / count, 2))}%`;
@@ -92,6 +95,18 @@ export class Overlay {
     again.addEventListener("click", this.retry);
     return element("div", { class: "error", testid: "frame-error", role: "alert" }, this.errorTitle, this.errorDetail, again);
   }
+}
+
+/** The bar that stands for the series, light where its slices are here. */
+function stripes(loaded: boolean[]): string {
+  const edges: string[] = [];
+  loaded.forEach((is, index) => {
+    if (is === loaded[index - 1]) return;
+    const place = `${((100 * index) / loaded.length).toFixed(2)}%`;
+    const before = loaded[index - 1] === true ? "#ffffff55" : "transparent";
+    edges.push(`${before} ${place}`, `${is ? "#ffffff55" : "transparent"} ${place}`);
+  });
+  return `linear-gradient(${edges.join(", ")}, ${loaded.at(-1) === true ? "#ffffff55" : "transparent"} 100%)`;
 }
 
 function coverText(cover: Cover, open: boolean): string {
