@@ -146,17 +146,20 @@ async def running(settings: Settings, scan_progress: Progress | None = None) -> 
         backend = stack.enter_context(contextlib.closing(open_backend(settings.backend, settings.device)))
         log.info("rendering on %s (%s)", backend.name, backend.description)
         pool = stack.enter_context(contextlib.closing(WorkerPool(settings.workers)))
+        background = stack.enter_context(contextlib.closing(WorkerPool(settings.workers, background=True)))
         archive = FolderArchive(
             served_roots(settings.roots, settings.store_path),
             settings.index_path,
             pool,
             max_frame_bytes=settings.max_frame_bytes,
             max_frames=settings.max_frames,
+            index_url=settings.index_url,
             shared=settings.index_shared,
         )
         stack.enter_context(contextlib.closing(archive))
         proven = check(backend, load_file(settings.proof_path)) if settings.gpu_decode == "auto" else None
-        renderer = stack.enter_context(contextlib.closing(Renderer(archive, backend, pool, settings, proven)))
+        renderer = Renderer(archive, backend, pool, settings, proven, background)
+        stack.enter_context(contextlib.closing(renderer))
         store = open_store(settings, archive)
         if store is not None:
             stack.enter_context(contextlib.closing(store))

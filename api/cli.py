@@ -125,6 +125,14 @@ def default_index(roots: tuple[Path, ...]) -> Path:
     return default_cache_dir() / "index" / f"{name}.sqlite"
 
 
+def index_options(path: Path | None, roots: tuple[Path, ...]) -> dict[str, Any]:
+    """Where the index is: ``path`` where one is given, else what the environment names, else a file of the roots'."""
+    said = make_settings()
+    if path is None and said.index_url:
+        return {"index_path": None, "index_url": said.index_url}
+    return {"index_path": path or said.index_path or default_index(roots), "index_url": None}
+
+
 def make_settings(**options: Any) -> Settings:
     """Settings from the environment and the command's options. A wrong GPU_RENDER_... variable ends the command."""
     try:
@@ -248,7 +256,7 @@ def serve(
     set_up_logging()
     settings = make_settings(
         roots=roots,
-        index_path=index or make_settings().index_path or default_index(roots),
+        **index_options(index, roots),
         store_path=store or make_settings().store_path,
         backend=backend.value,
         allowed_hosts=allowed_hosts,
@@ -261,13 +269,12 @@ def serve(
 
 def serve_gpus(settings: Settings, gpus: str, socket_dir: Path | None, host: str, port: int) -> None:
     """A worker process a GPU, and in this process what starts them and passes requests on to them."""
-    assert settings.index_path is not None
     # The server raises SIGTERM anew when it has ended. Then the sockets and the lock are to go as well.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         numbers = choose_gpus(gpus, settings.backend)
         roots = served_roots(settings.roots, settings.store_path)
-        with socket_directory(socket_dir) as directory, shared_index(roots, settings.index_path):
+        with socket_directory(socket_dir) as directory, shared_index(roots, settings.index_path, settings.index_url):
             supervisor = Supervisor(worker_settings(settings, numbers), directory)
             run_server(create_front(supervisor, settings.allowed_hosts, settings.cors_origins), host, port)
     except StartupError as error:
@@ -306,7 +313,10 @@ def demo(
     with demo_progress() as show:
         roots = tuple(prepare_demo(target, progress=show))
     settings = make_settings(
-        roots=roots, index_path=target / "index.sqlite", backend=backend.value, allowed_hosts=allowed_hosts
+        roots=roots,
+        **index_options(target / "index.sqlite", roots),
+        backend=backend.value,
+        allowed_hosts=allowed_hosts,
     )
     run_server(create_app(settings, ScanDisplay()), host, port, open_browser=browser)
 

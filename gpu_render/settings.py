@@ -27,6 +27,11 @@ class Settings(BaseSettings):
 
     roots: tuple[Path, ...] = Field(default=(), description="folders that are served, JSON list of paths")
     index_path: Path | None = Field(default=None, description="SQLite index file; none: a new temporary one each start")
+    index_url: str | None = Field(
+        default=None,
+        repr=False,  # it may hold a password
+        description="PostgreSQL database that holds the index instead: postgresql://USER@HOST/DATABASE",
+    )
     store_path: Path | None = Field(
         default=None, description="folder where STOW-RS stores files, made if absent and served like a root; none: 403"
     )

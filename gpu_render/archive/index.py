@@ -118,11 +118,7 @@ class Index:
     """
 
     def __init__(self, path: Path | None, *, url: str | None = None, shared: bool = False) -> None:
-        self._db: Database
-        if url is None:
-            self._db = SqliteDatabase(path, shared=shared)
-        else:
-            self._db = PostgresDatabase(url, shared=shared)
+        self._db: Database = PostgresDatabase(url, shared=shared) if url else SqliteDatabase(path, shared=shared)
         self._find = self._db.prepare(_FIND)
         self._generation = self._db.prepare(select(state.c.generation))
 
