@@ -1,5 +1,6 @@
 """WorkerPool: processes that may be killed, for everything that touches bytes from outside (decision 0003)."""
 
+import contextlib
 import fcntl
 import json
 import logging
@@ -26,6 +27,8 @@ from gpu_render.worker_protocol import ERRORS, BrokenMessage, Message, receive_m
 OPERATIONS: Mapping[str, str] = {
     "decode": "gpu_render.decode.codecs:decode_payload",
     "parse": "gpu_render.archive.parse:parse_file",
+    "metadata": "gpu_render.archive.instance:metadata_of_file",
+    "bulkdata": "gpu_render.archive.instance:bulkdata_of_file",
     "colours": "gpu_render.pictures.colour:convert_payload",
 }
 """What a worker can do, as ``module:function``; imported in the worker, when first asked for."""
@@ -38,6 +41,7 @@ Bytes = npt.NDArray[np.uint8]
 MIB = 1024 * 1024
 _KEPT_SHARED_BYTES = 32 * MIB  # shared pages beyond this go back to the system after a call that touched them
 _ALIGNMENT = 64
+BACKGROUND_PATIENCE = 10
 _MAX_ERROR_TEXT = 500
 _ALARM_SLACK_S = 5
 _PASSED_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "LANG")
@@ -48,6 +52,7 @@ class WorkerPool:
 
     ``max_shared_bytes``: most that payload and result of one call may take together. A worker is replaced after
     ``max_calls`` calls, or when its own memory exceeds ``max_rss_bytes``. ``operations`` as in ``OPERATIONS``.
+    ``background``: they run when the processors have little else to do, and may take BACKGROUND_PATIENCE times as long.
     """
 
     def __init__(
@@ -59,6 +64,7 @@ class WorkerPool:
         max_calls: int = 10_000,
         max_rss_bytes: int = 1024 * MIB,
         start_timeout_s: float = 60.0,
+        background: bool = False,
     ) -> None:
         if size < 1:
             raise ValueError("a pool has at least one worker")
@@ -68,6 +74,7 @@ class WorkerPool:
         self._max_calls = max_calls
         self._max_rss_bytes = max_rss_bytes
         self._start_timeout_s = start_timeout_s
+        self._background = background
         self._changed = threading.Condition()
         self._idle: list[_Worker] = []
         self._taken: set[_Worker] = set()
@@ -103,7 +110,8 @@ class WorkerPool:
         worker = self._take()
         try:
             self._load(worker, operation)
-            return worker.run(operation, meta, payload, timeout_s, result_bytes, memory_bytes)
+            limit_s = timeout_s * BACKGROUND_PATIENCE if self._background else timeout_s
+            return worker.run(operation, meta, payload, limit_s, result_bytes, memory_bytes)
         finally:
             self._give_back(worker)
 
@@ -154,7 +162,7 @@ class WorkerPool:
             if worker is not None and not worker.running:
                 worker.stop()
                 worker = None
-            worker = worker or _Worker(self._operations)
+            worker = worker or _Worker(self._operations, self._background)
         except OSError as error:
             self._release(None)
             raise Overloaded(f"no worker process could be started ({type(error).__name__})") from None
@@ -172,7 +180,7 @@ class WorkerPool:
         try:
             if not worker.running or worker.worn(self._max_calls, self._max_rss_bytes):
                 worker.stop()
-                fresh = None if self._closed else _Worker(self._operations)
+                fresh = None if self._closed else _Worker(self._operations, self._background)
         except OSError:
             fresh = None  # no process could be started now; the next call tries again
         finally:
@@ -194,7 +202,7 @@ class WorkerPool:
 class _Worker:
     """One process as the parent sees it. Used by one thread at a time; only ``kill`` may come from another."""
 
-    def __init__(self, operations: Mapping[str, str]) -> None:
+    def __init__(self, operations: Mapping[str, str], background: bool = False) -> None:
         self._memory_fd = os.memfd_create("gpu-render-worker", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         # Without the seal a hostile worker could shrink the file under the parent's mapping: SIGBUS.
         fcntl.fcntl(self._memory_fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
@@ -208,6 +216,8 @@ class _Worker:
             raise
         try:
             self._process = _start(theirs.fileno(), self._memory_fd, operations)
+            if background:
+                _step_back(self._process.pid)
         except BaseException:
             self._sock.close()
             os.close(self._memory_fd)
@@ -331,6 +341,12 @@ class _Worker:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+
+def _step_back(pid: int) -> None:
+    """Let a process that has just begun run behind all others of this user: 36 shares of a processor to their 1024."""
+    with contextlib.suppress(OSError):  # a system that forbids even this; then it is one process like the others
+        os.setpriority(os.PRIO_PROCESS, pid, min(19, os.getpriority(os.PRIO_PROCESS, 0) + 15))
 
 
 def _start(socket_fd: int, memory_fd: int, operations: Mapping[str, str]) -> "subprocess.Popen[bytes]":

@@ -297,8 +297,45 @@ class FolderArchive:
     def metadata(self, instances: Sequence[InstanceRecord]) -> Iterator[bytes]:
         """Of each instance its whole data set as JSON text, some read ahead. Raises NotFound for one that has changed
         or gone."""
-        for _, body in self._index.metadata(instances):
+        for instance, body in self._index.metadata(instances):
+            if not body:  # too long to be kept
+                _, made = self._read_in_worker("metadata", instance, {"decodable": instance.reason is None})
+                body = bytes(made)
             yield zlib.decompress(body)
+
+    def bulkdata(self, instance: InstanceRecord, path: str) -> bytes:
+        """The value of one element, little-endian, text in UTF-8. Pixels of the data set are frames, and not found
+        here. Raises NotFound, TooLarge, CorruptPixelData, and NotRenderable for the compressed pixels of an icon."""
+        answer, value = self._read_in_worker("bulkdata", instance, {"path_in_data_set": path})
+        if not answer.get("found"):
+            raise NotFound(f"SOP Instance {instance.sop_instance_uid} has no such value")
+        return bytes(value)
+
+    def _read_in_worker(
+        self, operation: str, instance: InstanceRecord, meta: dict[str, Any]
+    ) -> tuple[dict[str, Any], bytes | npt.NDArray[np.uint8]]:
+        """Let a worker read the file of an instance, which is the one that was indexed before and afterwards.
+
+        Raises NotFound where it is not, CorruptPixelData where it cannot be read, and what the operation raises.
+        """
+        with self.open(instance):
+            key = self._index.holder(instance.sop_instance_uid)
+        size = min(instance.nbytes, 256 * MIB)
+        if key is None:
+            raise NotFound(f"SOP Instance {instance.sop_instance_uid} has changed or gone")
+        try:
+            answer = self._pool.call(
+                operation,
+                {"root": os.fsdecode(key.root), "path": os.fsdecode(key.path), **meta},
+                b"",
+                timeout_s=30 + size / MIB,
+                result_bytes=64 * MIB + 2 * size,
+                memory_bytes=1024 * MIB + 8 * size,
+            )
+        except UnreadableFile:
+            raise CorruptPixelData(f"the file of SOP Instance {instance.sop_instance_uid} cannot be read") from None
+        with self.open(instance):
+            return answer
 
     @contextlib.contextmanager
     def open(self, instance: InstanceRecord) -> Iterator[OpenInstance]:

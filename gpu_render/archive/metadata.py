@@ -103,7 +103,8 @@ Convert = Callable[["_Writer", bytes], str | None]
 """The value of an element -> its member of the JSON object, with a comma before it; None where it has no value."""
 
 
-def _text(value: bytes, encodings: Sequence[str]) -> str:
+def decoded_text(value: bytes, encodings: Sequence[str]) -> str:
+    """Text in the character sets of its item. Bytes that these do not have become U+FFFD."""
     if value.isascii() and b"\x1b" not in value:
         return value.decode("ascii")
     # What no Unicode text can hold is replaced.
@@ -119,7 +120,7 @@ def _listed(values: Sequence[str | None]) -> str | None:
 
 def _strings(writer: "_Writer", value: bytes) -> str | None:
     """Several values, padded with spaces or zeros at their ends (PS3.5 6.2)."""
-    text = _text(value, writer.encodings)
+    text = decoded_text(value, writer.encodings)
     if "\\" not in text:
         text = text.rstrip(" \0")
         return f',"Value":[{quoted(text)}]' if text else None
@@ -134,7 +135,7 @@ def _trimmed_strings(_writer: "_Writer", value: bytes) -> str | None:
 
 def _paragraph(writer: "_Writer", value: bytes) -> str | None:
     """One value, in which a backslash is a backslash."""
-    text = _text(value, writer.encodings).rstrip(" \0")
+    text = decoded_text(value, writer.encodings).rstrip(" \0")
     return f',"Value":[{quoted(text)}]' if text else None
 
 
@@ -148,7 +149,7 @@ def _long_strings(writer: "_Writer", value: bytes) -> str | None:
 
 def _person_names(writer: "_Writer", value: bytes) -> str | None:
     """F.2.2: the component groups by their names."""
-    names = _text(value.rstrip(b" \0"), writer.encodings).split("\\")
+    names = decoded_text(value.rstrip(b" \0"), writer.encodings).split("\\")
     return _listed([_person_name(name) for name in names])
 
 
@@ -257,6 +258,9 @@ WORD_BYTES = {
 }
 """Of the VRs whose bytes are in another order in big endian (PS3.5 7.3)."""
 
+TEXT_VRS = (b"LT", b"ST", b"UC", b"UT")
+"""Of bulk data that are text in a character set."""
+
 _CONVERT: dict[bytes, Convert] = {
     **dict.fromkeys((b"AE", b"CS"), _trimmed_strings),
     **dict.fromkeys((b"AS", b"DA", b"DT", b"LO", b"SH", b"TM", b"UI"), _strings),
@@ -322,7 +326,7 @@ class _Writer:
         elif length:
             value = bytes(self.reader.data[start : start + length])
             if tag == SPECIFIC_CHARACTER_SET:
-                self.encodings = _encodings(value)
+                self.encodings = encodings_of(value)
                 value = b"ISO_IR 192"
             text = _CONVERT[vr](self, value) or ""
         else:
@@ -363,7 +367,8 @@ class _Writer:
         return f',"Value":[{",".join(items)}]' if items else ""
 
 
-def _encodings(value: bytes) -> list[str]:
+def encodings_of(value: bytes) -> list[str]:
+    """Python's names for what Specific Character Set says; what is unknown is taken as the default."""
     names = [name.strip() for name in value.decode("ascii", "replace").strip(" \0").split("\\")]
     try:
         return convert_encodings(names)

@@ -167,8 +167,8 @@ def parse_descriptor(
     Raises UnreadableFile.
     """
     try:
-        with _quiet():
-            file = _read_file(descriptor)
+        with quiet():
+            file = read_file(descriptor)
             return describe_file(descriptor, file, identity, max_frame_bytes, max_frames)
     except UnreadableFile:
         raise
@@ -179,7 +179,7 @@ def parse_descriptor(
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without pydicom's warnings and log lines, which quote element values. For a process that parses on one thread:
     the filters of ``warnings`` belong to the process."""
     logger = logging.getLogger("pydicom")
@@ -195,7 +195,8 @@ def _quiet() -> Iterator[None]:
 # --- from bytes to a data set -------------------------------------------------------------------------------
 
 
-def _read_file(descriptor: int) -> File:
+def read_file(descriptor: int) -> File:
+    """The header of an open file. Raises UnreadableFile, and whatever comes out of pydicom."""
     with open(descriptor, "rb", closefd=False) as stream:
         _find_beginning(stream)
         meta = read_dataset(stream, False, True, stop_when=_behind_file_meta)
@@ -457,7 +458,7 @@ def pixels_end(descriptor: int, file: File, spans: bytes) -> int | None:
         return file.pixels.offset + file.pixels.length
     known = np.frombuffer(spans, "<u8").reshape(-1, 2).sum(axis=1).max(initial=file.pixels.offset)
     try:
-        items, delimited = walk_items(_pread(descriptor), int(known), os.fstat(descriptor).st_size)
+        items, delimited = walk_items(_buffered(_pread(descriptor)), int(known), os.fstat(descriptor).st_size)
     except CorruptPixelData:
         return None
     return (items[-1].end if items else int(known)) + 8 if delimited else None

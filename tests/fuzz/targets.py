@@ -63,8 +63,8 @@ def header(content: bytes) -> None:
     """
     with opened(content) as descriptor:
         try:
-            with parse._quiet():
-                file = parse._read_file(descriptor)
+            with parse.quiet():
+                file = parse.read_file(descriptor)
                 document, spans, _ = parse.describe_file(descriptor, file, "identity", 1 << 20, 10_000)
         except RenderError:
             document = None
@@ -87,7 +87,7 @@ def header(content: bytes) -> None:
 def _comes_from_reading(error: Exception) -> bool:
     """Whether pydicom's reader raised it while the file was read, which nothing but the net can catch."""
     frames = traceback.extract_tb(error.__traceback__)
-    reading = any(frame.name == "_read_file" for frame in frames)
+    reading = any(frame.name == "read_file" for frame in frames)
     return reading and any(frame.name == "read_dataset" and "pydicom" in frame.filename for frame in frames)
 
 
@@ -175,8 +175,8 @@ def _document_by_pydicom(descriptor: int) -> parse.Document | None:
 
 
 def _was_walked(descriptor: int) -> bool:
-    with parse._quiet():
-        found = parse._read_file(descriptor).ds.get("PerFrameFunctionalGroupsSequence")
+    with parse.quiet():
+        found = parse.read_file(descriptor).ds.get("PerFrameFunctionalGroupsSequence")
     return isinstance(found, FrameGroups)
 
 

@@ -95,8 +95,8 @@ def document_by_pydicom(content: bytes) -> Any:
 
 
 def was_walked(content: bytes) -> bool:
-    with opened(content) as descriptor, parse._quiet():
-        groups = parse._read_file(descriptor).ds.get("PerFrameFunctionalGroupsSequence")
+    with opened(content) as descriptor, parse.quiet():
+        groups = parse.read_file(descriptor).ds.get("PerFrameFunctionalGroupsSequence")
     return isinstance(groups, FrameGroups)
 
 
@@ -287,7 +287,7 @@ def test_elements_behind_the_groups_are_kept() -> None:
     at = content.index(data.element(0x7FE00010, bytes(4), vr="OW"))
     table = data.element(0x7FE00001, struct.pack("<2Q", 0, 10), vr="OV")
     with opened(content[:at] + table + content[at:]) as descriptor:
-        assert parse._read_file(descriptor).ds.ExtendedOffsetTable == struct.pack("<2Q", 0, 10)
+        assert parse.read_file(descriptor).ds.ExtendedOffsetTable == struct.pack("<2Q", 0, 10)
 
 
 def test_groups_larger_than_what_pydicom_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
