@@ -82,7 +82,7 @@ def dose(frame_urls: Urls) -> str:
 
 
 @pytest.mark.parametrize(
-    "name", ["CT_small.dcm", "693_J2KR.dcm", "examples_rgb_color.dcm", "examples_palette.dcm", "SC_rgb_rle.dcm"]
+    "name", ["CT_small.dcm", "GDCMJ2K_TextGBR.dcm", "examples_rgb_color.dcm", "examples_palette.dcm", "SC_rgb_rle.dcm"]
 )
 def test_png_holds_the_display_bytes(client: TestClient, frame_urls: Urls, name: str) -> None:
     instance = instance_of(name, frame_urls)
