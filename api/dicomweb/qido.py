@@ -41,7 +41,7 @@ _ONE_VALUE = ("ST", "LT", "UT", "UR")
 #: Most values of one attribute in one search.
 _MOST_UIDS, _MOST_VALUES = 500, 50
 _NAMEABLE = re.compile(r"[A-Za-z0-9.]{1,128}")
-_HOST = re.compile(r"[A-Za-z0-9.:_\[\]-]{1,255}")
+_HOST = re.compile(r"(?:[A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 _UNSIGNED = re.compile(r"[0-9]{1,18}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
