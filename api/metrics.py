@@ -33,6 +33,7 @@ NO_ROUTE = "other"
 FIGURES = {
     "queue_waiting": "Pictures that wait for the device",
     "loads_waiting": "Frames that wait to be read and decoded",
+    "prefetches_waiting": "Prefetches that wait until nobody else does",
     "host_cache_bytes": "Decoded frames held in the host's memory",
     "host_cache_frames": "Decoded frames held in the host's memory",
     "host_cache_hits_total": "Requests whose frame was held in the host's memory",

@@ -27,6 +27,8 @@ class Awaited(Protocol):
     def future(self) -> "Future[Any]": ...
 
 
+FULL = "the render queue is full"
+
 A = TypeVar("A", bound=Awaited)
 T = TypeVar("T")
 
@@ -45,14 +47,31 @@ class PriorityQueue(Generic[A]):
         return len(self._heap)
 
     def put(self, item: A, priority: Priority) -> None:
-        """Add an item. Raises Overloaded at once where the queue is full or closed."""
+        """Add an item. In a full queue it takes the place of the youngest of the least urgent ones, if they are less
+        urgent: that one's future raises Overloaded. Raises Overloaded at once where there is no place, or no queue."""
+        displaced: A | None = None
         with self._ready:
             if len(self._heap) >= self._capacity:
                 self._drop_cancelled()
+            if len(self._heap) >= self._capacity:
+                displaced = self._displace(priority)
             if self._closed or len(self._heap) >= self._capacity:
-                raise Overloaded("the service is shutting down" if self._closed else "the render queue is full")
+                raise Overloaded("the service is shutting down" if self._closed else FULL)
             heapq.heappush(self._heap, (priority, next(self._arrivals), item))
-            self._ready.notify()
+            self._ready.notify_all()  # not everybody takes everything
+        if displaced is not None and displaced.future.set_running_or_notify_cancel():
+            displaced.future.set_exception(Overloaded(FULL))
+
+    def _displace(self, priority: Priority) -> A | None:
+        """Take out the youngest of the least urgent items, where it is less urgent than ``priority``."""
+        if not self._heap:
+            return None
+        last = max(range(len(self._heap)), key=lambda place: self._heap[place][:2])
+        if self._heap[last][0] <= priority:
+            return None
+        _, _, item = self._heap.pop(last)
+        heapq.heapify(self._heap)
+        return item
 
     def _drop_cancelled(self) -> None:
         self._heap = [entry for entry in self._heap if not entry[2].future.cancelled()]
@@ -65,18 +84,21 @@ class PriorityQueue(Generic[A]):
                 if item.future is future and waits_as > priority:
                     self._heap[place] = (priority, arrival, item)
                     heapq.heapify(self._heap)
+                    self._ready.notify_all()
                     return
 
-    def take(self, limit: int, wait: bool = True) -> list[A]:
-        """Wait for work; return up to ``limit`` items that somebody still waits for, or [] once closed. Without
-        ``wait``, [] also where there is none now."""
+    def take(self, limit: int, wait: bool = True, least: Priority = Priority.PREFETCH) -> list[A]:
+        """Wait for work; return up to ``limit`` items that somebody still waits for, or [] once closed. All are of one
+        priority, ``least`` or more urgent: nobody waits for less urgent work that is done together with his.
+        Without ``wait``, [] also where there is none now."""
         with self._ready:
             while True:
                 taken: list[A] = []
-                while self._heap and len(taken) < limit:
-                    item = heapq.heappop(self._heap)[2]
+                while self._heap and len(taken) < limit and self._heap[0][0] <= least:
+                    priority, _, item = heapq.heappop(self._heap)
                     if item.future.set_running_or_notify_cancel():
                         taken.append(item)
+                        least = Priority(priority)
                 if taken or self._closed or not wait:
                     return taken
                 self._ready.wait()
@@ -98,12 +120,14 @@ class _Call(Generic[T]):
 
 
 class PriorityExecutor:
-    """Threads that run callables, most urgent first."""
+    """Threads that run callables, most urgent first. ``reserved`` of them run only what a person waits for."""
 
-    def __init__(self, threads: int, capacity: int, name: str) -> None:
+    def __init__(self, threads: int, capacity: int, name: str, reserved: int = 0) -> None:
         self._queue: PriorityQueue[_Call[Any]] = PriorityQueue(capacity)
+        least = [Priority.INTERACTIVE] * reserved + [Priority.PREFETCH] * (threads - reserved)
         self._threads = [
-            threading.Thread(target=self._run, name=f"{name}-{number}", daemon=True) for number in range(threads)
+            threading.Thread(target=self._run, args=(one,), name=f"{name}-{number}", daemon=True)
+            for number, one in enumerate(least)
         ]
         for thread in self._threads:
             thread.start()
@@ -121,8 +145,8 @@ class PriorityExecutor:
         """Make queued work as urgent as ``priority``: somebody more urgent waits for it now."""
         self._queue.promote(future, priority)
 
-    def _run(self) -> None:
-        while calls := self._queue.take(1):
+    def _run(self, least: Priority) -> None:
+        while calls := self._queue.take(1, least=least):
             settle(calls[0].future, calls[0].work)
             calls.clear()  # the result is its caller's: this thread may wait for long
 

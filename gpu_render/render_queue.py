@@ -16,6 +16,9 @@ from kernels import Codestream
 
 log = logging.getLogger("gpu_render")
 
+#: Most pictures that the CPU renders before it looks for more urgent ones: to it a batch is worth nothing.
+MOST_BY_CPU = 4
+
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
@@ -61,7 +64,8 @@ class _InFlight:
 
 
 class RenderQueue:
-    """Bounded, three priorities, natural batching: the device thread takes a task and whatever else already waits.
+    """Bounded, three priorities, natural batching: the device thread takes a task and whatever else of its priority
+    already waits.
 
     There is no timer: an idle queue adds no delay, a busy one forms batches by itself. While a batch is in flight on a
     device, the next one is uploaded and launched. A task whose future was cancelled is dropped undone. A task
@@ -106,7 +110,8 @@ class RenderQueue:
 
     def _run(self) -> None:
         while True:
-            tasks = self._queue.take(self._max_batch, wait=self._pending is None)
+            most = self._max_batch if self._device.has_memory else min(self._max_batch, MOST_BY_CPU)
+            tasks = self._queue.take(most, wait=self._pending is None)
             if not tasks and self._pending is None:
                 return
             flown = list(self._pending.tasks) if self._pending else []

@@ -1,6 +1,7 @@
 """Renderer.render(ref, view): the whole path of one frame on one screen."""
 
 import asyncio
+import contextlib
 import math
 import os
 import time
@@ -24,6 +25,7 @@ from gpu_render.priority import Priority, PriorityExecutor
 from gpu_render.reference import FrameRef
 from gpu_render.render_queue import RenderQueue
 from gpu_render.settings import Settings
+from gpu_render.turns import Turns
 from gpu_render.view import Stage, View
 from gpu_render.workers import WorkerPool
 from kernels import Backend
@@ -42,9 +44,10 @@ class _Planned:
 
 
 class Renderer:
-    """Owns the caches, the loading threads and the render queue; borrows archive, backend and worker pool.
+    """Owns the caches, the loading threads and the render queue; borrows archive, backend and worker pools.
 
-    ``proven``: what the backend's codec may decode. One instance lives on one event loop.
+    ``proven``: what the backend's codec may decode. ``background``: processes that decode what nobody waits for, so
+    that those of ``pool`` are free when somebody does. One instance lives on one event loop.
     """
 
     def __init__(
@@ -54,14 +57,18 @@ class Renderer:
         pool: WorkerPool,
         settings: Settings,
         proven: ProofTable | None = None,
+        background: WorkerPool | None = None,
     ) -> None:
         self.archive = archive
         self.cache: FrameCache[DeviceFrame] = FrameCache(settings.cache_bytes)
         self.pool = pool
+        self._background = background or pool
         self.device = Device(backend, settings.device_cache_percent)
         self._settings = settings
         self._proven = proven
-        self._loaders = PriorityExecutor(settings.workers + 2, settings.queue_capacity, "load")
+        reserved = 2 if background is None else min(settings.workers, 4)
+        self._loaders = PriorityExecutor(settings.workers + reserved, settings.queue_capacity, "load", reserved)
+        self.turns = Turns(settings.workers, settings.queue_capacity)
         self.queue = RenderQueue(self.device, settings.queue_capacity, settings.max_batch)
         self._generation = archive.generation
         self._loading: dict[FrameRef, Future[Any]] = {}
@@ -88,6 +95,7 @@ class Renderer:
         return {
             "queue_waiting": len(self.queue),
             "loads_waiting": len(self._loaders),
+            "prefetches_waiting": len(self.turns),
             "host_cache_bytes": self.cache.nbytes,
             "host_cache_frames": len(self.cache),
             "host_cache_hits_total": self.cache.hits,
@@ -110,6 +118,13 @@ class Renderer:
 
     async def render(self, ref: FrameRef, view: View, priority: Priority = Priority.INTERACTIVE) -> RenderedFrame:
         """The frame as ``view`` asks for it. Raises any RenderError. Cancel the caller to drop the work."""
+        async with self._turn(priority):
+            return await self._rendered(ref, view, priority)
+
+    def _turn(self, priority: Priority) -> contextlib.AbstractAsyncContextManager[None]:
+        return self.turns.prefetch() if priority is Priority.PREFETCH else self.turns.urgent()
+
+    async def _rendered(self, ref: FrameRef, view: View, priority: Priority) -> RenderedFrame:
         self._forget_changed_files()
         timings: Timings = {}
         for by_cpu in (False, True):
@@ -132,6 +147,10 @@ class Renderer:
         """The frame's samples as a decoder leaves them, in host memory: not masked to Bits Stored, read-only.
 
         Raises any RenderError. What only the device holds is decoded once more, by the CPU."""
+        async with self._turn(priority):
+            return await self._decoded(ref, priority)
+
+    async def _decoded(self, ref: FrameRef, priority: Priority) -> DecodedFrame:
         self._forget_changed_files()
         timings: Timings = {}
         frame = self.cache.peek(ref) or await self._held(ref, priority, timings, by_cpu=True)
@@ -159,7 +178,8 @@ class Renderer:
     async def read(self, refs: Sequence[FrameRef], priority: Priority) -> list[RenderedFrame | RenderError | None]:
         """Stored values of frames that are plain: read together, past the cache. An error in place of a frame that
         cannot be read, None in place of one that is not plain (any more). Raises Overloaded."""
-        return await asyncio.wrap_future(self._loaders.submit(partial(self._read_plain, refs), priority))
+        async with self._turn(priority):
+            return await asyncio.wrap_future(self._loaders.submit(partial(self._read_plain, refs), priority))
 
     def _read_plain(self, refs: Sequence[FrameRef]) -> list[RenderedFrame | RenderError | None]:
         """On a loading thread."""
@@ -263,7 +283,8 @@ class Renderer:
     def _decode(self, encoded: EncodedFrame, generation: int) -> tuple[DeviceFrame, float]:
         """On a loading thread: decode by the CPU. With the time it took [ms]."""
         begun = time.perf_counter()
-        decoded = decode(encoded, self.pool, cores=os.cpu_count() or 1, packed=self.backend.unpacks)
+        pool = self.pool if self._urgency_of(encoded.ref) is Priority.INTERACTIVE else self._background
+        decoded = decode(encoded, pool, cores=os.cpu_count() or 1, packed=self.backend.unpacks)
         samples = decoded.samples
         (samples.data if isinstance(samples, Packed) else samples).setflags(write=False)  # answers are views of it
         frame = _frame_of(encoded, decoded.layout, samples, decoded.decoder, generation)

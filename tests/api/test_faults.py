@@ -153,7 +153,7 @@ def fill(served: Served, threads: ThreadPoolExecutor, places: int) -> list[Futur
         if sum(not one.done() for one in asked) < places:
             # Stored values go past the device, whose queue is as short and may be full once the gate is open.
             url = frame_url(GATED["SOPInstanceUID"], str(len(asked) + 1), "stage=stored")
-            asked.append(threads.submit(served.ask, url, headers={"Priority": f"u={len(asked) % 8}"}))
+            asked.append(threads.submit(served.ask, url, headers={"Priority": f"u={len(asked) % 4}"}))
             since = time.monotonic()
         time.sleep(0.02)
     return asked

@@ -82,7 +82,7 @@ def test_what_waits_is_rendered_together_and_most_urgent_first(backend: TestDevi
     people = [queued.submit(n) for n in (10, 11)]
     queued.open()
     assert [value(f) for f in [queued.first, *people, *thumbnails, *prefetch]] == [0, 10, 11, 20, 21, 30, 31, 32]
-    assert backend.batches == [[0], [10, 11, 20, 21], [30, 31, 32]]
+    assert backend.batches == [[0], [10, 11], [20, 21], [30, 31, 32]]  # and nobody waits for less urgent ones
     queued.queue.close()
 
 
@@ -146,14 +146,31 @@ def test_without_a_device_nothing_is_in_flight() -> None:
 
 def test_a_full_queue_refuses_at_once(backend: TestDevice) -> None:
     queued = Queued(backend, capacity=2)
-    waiting = [queued.submit(n, Priority.PREFETCH) for n in (1, 2)]
-    with pytest.raises(Overloaded) as caught:
-        queued.submit(3)
+    waiting = [queued.submit(n) for n in (1, 2)]
+    for priority in Priority:
+        with pytest.raises(Overloaded) as caught:
+            queued.submit(3, priority)
     assert caught.value.retry_after_s >= 1
     waiting[0].cancel()
     last = queued.submit(4)
     queued.open()
     assert value(last) == 4
+    queued.queue.close()
+
+
+def test_in_a_full_queue_the_youngest_of_the_least_urgent_gives_its_place_to_a_more_urgent_one(
+    backend: TestDevice,
+) -> None:
+    queued = Queued(backend, capacity=3)
+    older, younger = (queued.submit(n, Priority.PREFETCH) for n in (1, 2))
+    thumbnail = queued.submit(3, Priority.THUMBNAIL)
+    urgent = queued.submit(4)
+    with pytest.raises(Overloaded):
+        younger.result(0)
+    with pytest.raises(Overloaded):
+        queued.submit(5, Priority.PREFETCH)
+    queued.open()
+    assert [value(future) for future in (urgent, thumbnail, older)] == [4, 3, 1]
     queued.queue.close()
 
 

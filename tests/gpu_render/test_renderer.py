@@ -128,19 +128,42 @@ async def test_steps_are_timed_where_they_happened(renderer: Renderer, archive: 
     assert all(value >= 0 for value in (*cold.timings.values(), *warm.timings.values()))
 
 
-async def test_an_urgent_request_hurries_a_load_that_a_prefetch_queued(
+async def test_an_urgent_request_hurries_a_load_that_a_less_urgent_one_queued(
     renderer: Renderer, archive: GatedArchive
 ) -> None:
-    threads = 3  # workers + 2
-    tasks = [asyncio.ensure_future(renderer.render(frame(n), STORED, Priority.PREFETCH)) for n in range(1, 9)]
-    await entered(archive, threads)
+    people = [asyncio.ensure_future(renderer.render(frame(n), STORED)) for n in (21, 22, 23)]
+    await entered(archive, 3)  # workers + 2
+    tasks = [asyncio.ensure_future(renderer.render(frame(n), STORED, Priority.THUMBNAIL)) for n in range(1, 9)]
     urgent = asyncio.ensure_future(renderer.render(frame(8), STORED, Priority.INTERACTIVE))
     await asyncio.sleep(0.05)
     archive.gate.set()
-    await asyncio.gather(urgent, *tasks)
-    assert sorted(archive.fetched) == list(range(1, 9))
-    assert 8 in archive.fetched[threads : threads + 3]
-    assert archive.fetched.index(8) < archive.fetched.index(7)
+    await asyncio.gather(urgent, *people, *tasks)
+    assert sorted(archive.fetched) == [*range(1, 9), 21, 22, 23]
+    assert archive.fetched.index(8) in (3, 4)
+
+
+async def test_threads_stay_free_for_what_a_person_waits_for(renderer: Renderer, archive: GatedArchive) -> None:
+    tasks = [asyncio.ensure_future(renderer.render(frame(n), STORED, Priority.THUMBNAIL)) for n in range(1, 9)]
+    await entered(archive, 1)
+    tasks += [asyncio.ensure_future(renderer.render(frame(n), STORED)) for n in (21, 22)]
+    await entered(archive, 2)
+    assert set(archive.fetched[1:]) == {21, 22}
+    archive.gate.set()
+    await asyncio.gather(*tasks)
+
+
+async def test_prefetch_waits_in_a_line_of_its_own(renderer: Renderer, archive: GatedArchive) -> None:
+    tasks = [asyncio.ensure_future(renderer.render(frame(n), STORED, Priority.PREFETCH)) for n in range(1, 9)]
+    await entered(archive, 1)
+    assert renderer.waiting == (0, 0)
+    assert renderer.figures()["prefetches_waiting"] == 7
+    for task in tasks[4:]:
+        task.cancel()
+    await asyncio.sleep(0.05)
+    assert renderer.figures()["prefetches_waiting"] == 3
+    archive.gate.set()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert archive.fetched == [1, 2, 3, 4]
 
 
 async def test_work_that_nobody_waits_for_is_never_read(renderer: Renderer, archive: GatedArchive) -> None:
@@ -160,14 +183,16 @@ async def test_work_that_nobody_waits_for_is_never_read(renderer: Renderer, arch
 async def test_nothing_is_kept_of_work_that_is_dropped_before_it_begins(
     renderer: Renderer, archive: GatedArchive
 ) -> None:
-    gone = asyncio.ensure_future(renderer.render(frame(9), STORED, Priority.PREFETCH))
+    busy = [asyncio.ensure_future(renderer.render(frame(n), STORED)) for n in (1, 2, 3)]
+    await entered(archive, 3)
+    gone = asyncio.ensure_future(renderer.render(frame(9), STORED, Priority.THUMBNAIL))
     asyncio.get_running_loop().call_soon(gone.cancel)  # behind the request's first step, before its load's
     await asyncio.gather(gone, return_exceptions=True)
     archive.gate.set()
-    await renderer.render(frame(1), STORED)
+    await asyncio.gather(*busy)
     assert not renderer._urgency
     assert not renderer._loading
-    assert archive.fetched == [1]
+    assert sorted(archive.fetched) == [1, 2, 3]
 
 
 async def test_a_changed_file_empties_the_cache(renderer: Renderer, archive: GatedArchive) -> None:

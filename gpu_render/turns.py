@@ -1,0 +1,119 @@
+"""When prefetch may take place: while nobody waits for anything; and a little of it while somebody does."""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator
+from enum import IntEnum
+
+from gpu_render.errors import Overloaded
+
+#: Time [s] without more urgent work after which prefetch goes on. Somebody who scrolls leaves longer gaps.
+QUIET_S = 0.005
+#: Time [s] between the beginnings of prefetches, one at a time, while there is no such gap.
+TRICKLE_S = 0.05
+
+
+class Line(IntEnum):
+    """What waits for its turn: frames that somebody scrolls towards come before those that a client asked for."""
+
+    LOOK_AHEAD = 0
+    ASKED_FOR = 1
+
+
+class Turns:
+    """Prefetches wait here, and not where more urgent work does. Lives on one event loop.
+
+    ``at_once``: most prefetches under way; ``capacity``: most that wait in one line.
+    """
+
+    def __init__(self, at_once: int, capacity: int) -> None:
+        self._at_once = at_once
+        self._capacity = capacity
+        self._lines: dict[Line, deque[asyncio.Future[None]]] = {line: deque() for line in Line}
+        self._under_way = 0
+        self._urgent = 0
+        self._quiet_from_s = 0.0
+        self._next_s = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __len__(self) -> int:
+        return sum(not turn.done() for line in self._lines.values() for turn in line)
+
+    @contextlib.asynccontextmanager
+    async def urgent(self) -> AsyncIterator[None]:
+        """Somebody waits for what is done in this block."""
+        self._urgent += 1
+        try:
+            yield
+        finally:
+            self._urgent -= 1
+            if not self._urgent:
+                self._quiet_from_s = asyncio.get_running_loop().time() + QUIET_S
+                if self._timer is None and any(self._lines.values()):
+                    self._admit()
+
+    @contextlib.asynccontextmanager
+    async def prefetch(self, line: Line = Line.ASKED_FOR) -> AsyncIterator[None]:
+        """Wait for a turn and hold it for this block. Raises Overloaded at once where the line is full."""
+        turn = self._enqueue(line)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._end()  # it was given the turn in the same moment
+            raise
+        try:
+            yield
+        finally:
+            self._end()
+
+    def _enqueue(self, line: Line) -> "asyncio.Future[None]":
+        waiting = self._lines[line]
+        if len(waiting) >= self._capacity:
+            waiting = self._lines[line] = deque(turn for turn in waiting if not turn.done())
+        if len(waiting) >= self._capacity:
+            raise Overloaded("the line of prefetches is full")
+        turn = asyncio.get_running_loop().create_future()
+        waiting.append(turn)
+        self._admit()
+        return turn
+
+    def _end(self) -> None:
+        self._under_way -= 1
+        self._admit()
+
+    def _admit(self) -> None:
+        """Let those go whose turn it is; be called again when time alone makes it another's."""
+        loop = asyncio.get_running_loop()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        while (waiting := self._first()) is not None:
+            now_s = loop.time()
+            pause_s = self._pause(now_s)
+            if pause_s > 0:
+                if pause_s < float("inf"):
+                    self._timer = loop.call_later(pause_s, self._admit)
+                return
+            self._under_way += 1
+            self._next_s = now_s + TRICKLE_S
+            waiting.popleft().set_result(None)
+
+    def _first(self) -> "deque[asyncio.Future[None]] | None":
+        """The first line with somebody who still waits, at its head."""
+        for line in self._lines.values():
+            while line and line[0].done():
+                line.popleft()
+            if line:
+                return line
+        return None
+
+    def _pause(self, now_s: float) -> float:
+        """Time [s] until the next one may begin; infinite where something else has to end before."""
+        forever = float("inf")
+        if not self._urgent and now_s >= self._quiet_from_s:
+            return 0.0 if self._under_way < self._at_once else forever
+        until_quiet_s = forever if self._urgent else self._quiet_from_s - now_s
+        until_next_s = forever if self._under_way else max(0.0, self._next_s - now_s)
+        return min(until_quiet_s, until_next_s)
