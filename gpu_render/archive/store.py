@@ -23,10 +23,12 @@ from typing import Any, Protocol
 
 import numpy as np
 import pydicom.uid
+from pydicom.config import IGNORE
 
 from gpu_render.archive.files import INCOMING, open_beneath
 from gpu_render.archive.index import FileChange, FileKey
-from gpu_render.errors import StartupError, StorageFull, TooLarge
+from gpu_render.errors import InvalidUid, StartupError, StorageFull, TooLarge
+from gpu_render.reference import check_uid
 
 log = logging.getLogger("gpu_render")
 
@@ -276,6 +278,8 @@ def judge(change: FileChange, study_uid: str | None) -> Outcome:
     if document is None:
         stopped = change.size < 0  # at a limit of time, which says nothing about the file
         return Outcome(FailureReason.PROCESSING if stopped else FailureReason.NOT_UNDERSTOOD)
+    if not is_uid(document["instance"]["SOPClassUID"]):
+        return Outcome(FailureReason.INCOMPLETE)
     outcome = Outcome(
         study_uid=document["study_instance_uid"],
         series_uid=document["series_instance_uid"],
@@ -292,6 +296,15 @@ def judge(change: FileChange, study_uid: str | None) -> Outcome:
     return outcome
 
 
+def is_uid(text: str) -> bool:
+    """Whether it may be named: what is no UID may be anything."""
+    try:
+        check_uid(text)
+    except InvalidUid:
+        return False
+    return True
+
+
 def is_damaged(document: dict[str, Any], spans: bytes) -> bool:
     """Whether something is wrong with a file that can be told from others nevertheless."""
     kind = document["error"][0] if document["error"] else None
@@ -304,7 +317,8 @@ def is_damaged(document: dict[str, Any], spans: bytes) -> bool:
 
 
 def _is_image(document: dict[str, Any]) -> bool:
-    return pydicom.uid.UID(document["instance"]["SOPClassUID"]).name.endswith("Image Storage")
+    # Without validation: its warnings quote what is in the file.
+    return pydicom.uid.UID(document["instance"]["SOPClassUID"], IGNORE).name.endswith("Image Storage")
 
 
 # --- files --------------------------------------------------------------------------------------------------
