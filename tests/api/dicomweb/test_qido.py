@@ -509,3 +509,14 @@ def test_no_query_is_a_fault_of_the_service(client: TestClient, data: st.DataObj
     query = "&".join(f"{quote(name, safe='')}={quote(text, safe='')}" for name, text in pairs)
     answer = client.get(f"/dicomweb{path}?{query}")
     assert answer.status_code in (200, 400, 406), (path, query)
+
+
+def test_the_document_lists_what_can_be_matched(client: TestClient) -> None:
+    document = (Path(__file__).parents[3] / "docs" / "dicomweb.md").read_text("utf-8")
+    archive = client.app.state.service.archive  # type: ignore[attr-defined]
+    seen: set[str] = set()
+    for level in Level:
+        row = re.search(rf"^\| {level} \| (.*) \|$", document, re.MULTILINE)
+        assert row is not None
+        seen |= set(re.findall(r"`([^`]+)`", row[1]))
+        assert seen == archive.searchable(level)
