@@ -20,8 +20,9 @@ class Part:
     data: bytes
 
 
-def parts_of(content_type: str, body: bytes) -> list[Part]:
-    """The parts of a body, of which nothing but they, their headers and the delimiters may be left."""
+def parts_of(content_type: str, body: bytes, *, twice: bool = True) -> list[Part]:
+    """The parts of a body, of which nothing but they, their headers and the delimiters may be left. ``twice``: read
+    by Python's parser as well, which takes its time for many MiB."""
     outer = OUTER.fullmatch(content_type)
     assert outer is not None, content_type
     boundary = outer[2].encode()
@@ -35,8 +36,8 @@ def parts_of(content_type: str, body: bytes) -> list[Part]:
         assert header.end() < 1000
         found.append(Part(header[1].decode(), (header[2] or b"").decode(), text[header.end() :]))
     assert found[0].content_type.split(";")[0] == outer[1]
-    assert boundary not in b"".join(part.data for part in found)
-    assert [part.data for part in found] == by_email(content_type, body)
+    assert not any(boundary in part.data for part in found)
+    assert not twice or [part.data for part in found] == by_email(content_type, body)
     return found
 
 

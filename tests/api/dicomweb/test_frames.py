@@ -47,8 +47,8 @@ def shown(client: TestClient, samples: Path) -> list[tuple[Path, str, int]]:
     frames: dict[str, list[str]] = {}
     for study in client.get("/api/studies").json()["studies"]:
         for series in study["series"]:
-            path = f"/api/studies/{study['study_instance_uid']}/series/{series['series_instance_uid']}"
-            for frame in client.get(path).json()["frames"]:
+            manifest = f"/api/studies/{study['study_instance_uid']}/series/{series['series_instance_uid']}"
+            for frame in client.get(manifest).json()["frames"]:
                 frames.setdefault(frame["sop_instance_uid"], []).append(frame["url"])
     found = []
     for path in sorted(samples.rglob("*")):
