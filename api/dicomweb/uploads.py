@@ -57,8 +57,8 @@ class Patience:
 
 
 async def chunks(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
-    """The body as it comes. Raises ClientGone, TooSlow, and TooLarge beyond ``max_bytes``."""
-    patience, received, more = Patience(), 0, True
+    """The body as it comes. Raises ClientGone, TooSlow, and TooLarge behind the first ``max_bytes``."""
+    patience, left, more = Patience(), max_bytes, True
     while more:
         began = time.monotonic()
         try:
@@ -71,10 +71,10 @@ async def chunks(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
         data: bytes = message.get("body", b"")
         more = message.get("more_body", False)
         patience.spend(time.monotonic() - began, len(data))
-        received += len(data)
-        if received > max_bytes:
+        yield data[:left]
+        left -= len(data)
+        if left < 0:
             raise TooLarge(f"the request is larger than the limit of {max_bytes} bytes")
-        yield data
 
 
 async def events(request: Request, boundary: bytes | None, max_bytes: int) -> AsyncIterator[Event]:
