@@ -52,28 +52,32 @@ def test_an_instance_is_the_stored_file_and_dcmtk_reads_it(
     assert run("dcmdump", "-q", retrieved) == run("dcmdump", "-q", stored)
 
 
+BINARY = ("OB", "OW", "OF", "OD", "OL", "OV", "UN")
+
+
 def simple(element: dict[str, Any]) -> Any:
     """An element's value, as far as two writers of the DICOM JSON Model have to agree on it."""
     values = element.get("Value", [])
-    if element["vr"] in ("IS", "DS"):
-        return [None if value is None else float(value) for value in values]
     if element["vr"] == "SQ":
-        return [
-            {tag: simple(inner) for tag, inner in item.items() if inner["vr"] not in ("OW", "OB", "UN")}
-            for item in values
-        ]
+        return [{tag: simple(one) for tag, one in item.items() if one["vr"] not in BINARY} for item in values]
+    if element["vr"] in ("IS", "DS", "FL", "FD"):
+        return [pytest.approx(float(value), rel=1e-7) for value in values if value is not None]
     return values
 
 
 @pytest.mark.parametrize("name", ["CT_small.dcm", "693_J2KI.dcm", "examples_ybr_color.dcm", "reportsi.dcm"])
-def test_metadata_say_what_dcm2json_says_of_the_file(dcmtk: None, dicomweb: DicomWeb, name: str) -> None:
-    stored = dicomweb.files[name]
-    theirs = json.loads(run("dcm2json", "-q", stored))
-    [ours] = httpx.get(f"{address(dicomweb, stored)}/metadata", headers={"Accept": "application/dicom+json"}).json()
-    binary = ("OB", "OW", "OF", "OD", "OL", "OV", "UN")
+def test_metadata_say_what_dcm2json_says_of_the_file(
+    dcmtk: None, dicomweb: DicomWeb, tmp_path: Path, name: str
+) -> None:
+    """dcm2json gets the file without its pixels: it knows no way to write compressed ones."""
+    header = pydicom.dcmread(dicomweb.files[name], stop_before_pixels=True)
+    header.save_as(tmp_path / "header.dcm")
+    theirs = json.loads(run("dcm2json", "-q", tmp_path / "header.dcm"))
+    url = f"{address(dicomweb, dicomweb.files[name])}/metadata"
+    [ours] = httpx.get(url, headers={"Accept": "application/dicom+json"}).json()
     compared = 0
     for tag, element in theirs.items():
-        if element["vr"] in binary or tag.startswith("0002"):
+        if element["vr"] in BINARY or tag.startswith("0002") or tag.endswith("0000"):
             continue
         assert tag in ours, tag
         assert ours[tag]["vr"] == element["vr"], tag

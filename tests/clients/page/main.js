@@ -1,6 +1,7 @@
 // Other people's clients as they are published, for the tests to call; nothing here but glue.
 import * as core from "@cornerstonejs/core";
 import dicomImageLoader from "@cornerstonejs/dicom-image-loader";
+import { utilities } from "@cornerstonejs/metadata";
 import dcmjs from "dcmjs";
 import { api } from "dicomweb-client";
 
@@ -24,17 +25,24 @@ function base64(bytes) {
   return btoa(text);
 }
 
-/** A wadors image id, with the instance's metadata handed to the loader as its users do. */
-async function announce(root, [study, series, instance], frame) {
+/** A wadors image id, with the instance's metadata handed to the loader: to its own manager, or to the newer package. */
+async function announce(root, [study, series, instance], frame, newer) {
   await ready;
-  const metadata = await dicomwebClient(root).retrieveInstanceMetadata({
+  const answer = await dicomwebClient(root).retrieveInstanceMetadata({
     studyInstanceUID: study,
     seriesInstanceUID: series,
     sopInstanceUID: instance,
   });
-  const id = `wadors:${root}/studies/${study}/series/${series}/instances/${instance}/frames/${frame}`;
-  dicomImageLoader.wadors.metaDataManager.add(id, Array.isArray(metadata) ? metadata[0] : metadata);
-  return id;
+  const metadata = Array.isArray(answer) ? answer[0] : answer;
+  const frames = `wadors:${root}/studies/${study}/series/${series}/instances/${instance}/frames/`;
+  for (const id of new Set([`${frames}1`, `${frames}${frame}`])) {
+    if (newer) {
+      await utilities.addDicomWebInstance(id, metadata);
+    } else {
+      dicomImageLoader.wadors.metaDataManager.add(id, metadata);
+    }
+  }
+  return `${frames}${frame}`;
 }
 
 function described(image) {
@@ -49,8 +57,8 @@ function described(image) {
 }
 
 /** One frame through the loader, with Cornerstone's own decoders. */
-async function load(root, uids, frame, options) {
-  const id = await announce(root, uids, frame);
+async function load(root, uids, frame, { newer, ...options }) {
+  const id = await announce(root, uids, frame, newer);
   core.cache.purgeCache();
   return described(await core.imageLoader.loadAndCacheImage(id, options));
 }
