@@ -2,10 +2,15 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncGenerator, Mapping
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
+
+from gpu_render.errors import RenderError
+
+log = logging.getLogger("gpu_render.api")
 
 Part = bytes | bytearray | memoryview
 
@@ -39,7 +44,8 @@ class Streamed(Response):
             self.headers["Content-Length"] = str(length)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI. Returns without completing the answer where the client has gone."""
+        """ASGI. Returns without completing the answer where the client has gone, or where a part cannot be had: the
+        server closes the connection then, so that nobody takes what came for the whole."""
         sending = asyncio.ensure_future(self._send(scope, send))
         gone = asyncio.ensure_future(_disconnect(receive))
         try:
@@ -49,7 +55,10 @@ class Streamed(Response):
             sending.cancel()
             await asyncio.wait({sending, gone})
         if not sending.cancelled():
-            sending.result()
+            try:
+                sending.result()
+            except RenderError as error:
+                log.warning("an answer was broken off: %s (%s)", error, type(error).__name__)
 
     async def _send(self, scope: Scope, send: Send) -> None:
         async with contextlib.aclosing(self._parts) as parts:

@@ -1,7 +1,6 @@
 """Answers of parts with something around them, whole or a range: held in memory, or read while they are sent."""
 
 import contextlib
-import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 
 from starlette.requests import Request
@@ -15,8 +14,6 @@ from api.streaming import Part, Streamed
 from gpu_render.ahead import MIB, Room, in_order
 from gpu_render.errors import RenderError
 
-log = logging.getLogger("gpu_render.api")
-
 Load = Callable[[int], Awaitable[Part]]
 """Number of a part, from 0 -> its bytes."""
 Read = Callable[[Sequence[Cut]], AsyncGenerator[Part, None]]
@@ -24,10 +21,6 @@ Read = Callable[[Sequence[Cut]], AsyncGenerator[Part, None]]
 
 SENT_AT_ONCE = MIB
 """Most that is given to the server at once [byte]: it keeps what a slow client has not taken."""
-
-
-class BrokenOff(Exception):
-    """An answer that has begun cannot go on. Its connection is closed, so that nobody takes it for whole."""
 
 
 class Held(Response):
@@ -78,7 +71,7 @@ def streamed(
     except Unsatisfiable:
         return not_satisfiable(request, framing.length(sizes) or 0)
     length = framing.length(sizes) if wanted is None else wanted.stop - wanted.start
-    parts = _broken_off_by_errors(read(list(framing.cuts(sizes, wanted))))
+    parts = read(list(framing.cuts(sizes, wanted)))
     return Streamed(parts, about, framing.media_type, status=200 if wanted is None else 206, length=length)
 
 
@@ -102,7 +95,10 @@ def steps(data: Part, cut: Cut) -> Iterator[memoryview]:
 
 
 def loaded_ahead(load: Load, cost: Callable[[int], int], room: Room) -> Read:
-    """Parts that ``load`` gives whole, some of them ahead of their turn; ``cost``: most that one takes [byte]."""
+    """Parts that ``load`` gives whole, some of them ahead of their turn; ``cost``: most that one takes [byte].
+
+    A part that cannot be had raises its error, which breaks the answer off: to go on, or to end properly, would be a
+    wrong answer."""
 
     async def read(cuts: Sequence[Cut]) -> AsyncGenerator[Part, None]:
         async def content(cut: Cut) -> Part:
@@ -119,14 +115,3 @@ def loaded_ahead(load: Load, cost: Callable[[int], int], room: Room) -> Read:
                     yield step
 
     return read
-
-
-async def _broken_off_by_errors(parts: AsyncGenerator[Part, None]) -> AsyncGenerator[Part, None]:
-    """The same parts. Raises BrokenOff where one cannot be had: to go on or to end properly would be a wrong answer."""
-    async with contextlib.aclosing(parts):
-        try:
-            async for part in parts:
-                yield part
-        except RenderError as error:
-            log.warning("an answer was broken off: %s (%s)", error, type(error).__name__)
-            raise BrokenOff from None

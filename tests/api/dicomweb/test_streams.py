@@ -160,7 +160,10 @@ def test_an_error_in_mid_answer_never_looks_whole(served: Served, number: int, f
         assert response.status == 200
         with pytest.raises(http.client.IncompleteRead):
             response.read()
-    assert "Test^Case" not in served.log.read_text()
+    log = served.log.read_text()
+    assert "an answer was broken off" in log
+    assert "unforeseen" not in log
+    assert "Test^Case" not in log
     with asked(served, url(number, "6,1" if number == 3 else "8,1"), ACCEPTS[form]) as response:
         assert response.status == 422
         assert "frame" in response.read().decode()
