@@ -7,11 +7,12 @@ import re
 import sqlite3
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, create_engine, inspect, text
+from sqlalchemy import ColumnElement, Connection, Engine, Table, create_engine, inspect, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import NullPool
@@ -43,6 +44,20 @@ class Prepared:
         given = values if self._names is None else [values[name] for name in self._names]
         row: tuple[Any, ...] | None = driver.execute(self._sql, given).fetchone()
         return row
+
+
+def insert_many(db: Connection, table: Table, names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert rows of these columns, at least two, whose values pass through as they are: the driver's fastest way."""
+    driver: Any = db.connection.dbapi_connection
+    values = map(itemgetter(*names), rows)
+    listed = ", ".join(f'"{name}"' for name in names)
+    if db.dialect.name == "sqlite":
+        marks = ", ".join("?" * len(names))
+        driver.executemany(f'INSERT INTO "{table.name}" ({listed}) VALUES ({marks})', values)  # noqa: S608 - constants
+        return
+    with driver.cursor().copy(f'COPY "{table.name}" ({listed}) FROM STDIN') as copy:
+        for row in values:
+            copy.write_row(row)
 
 
 class Database:

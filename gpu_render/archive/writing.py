@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Table, bindparam, delete, func, insert, select, tuple_, update
+from sqlalchemy import Connection, Table, bindparam, delete, func, select, tuple_, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from gpu_render.archive.attributes import clock, day, items, joined, name_forms, storable, texts, words
+from gpu_render.archive.database import insert_many
 from gpu_render.archive.tables import (
     CHUNK_FRAMES,
     OF_INSTANCES,
@@ -102,8 +103,9 @@ def _delete(db: Connection, table: Table, column: str, values: Iterable[int]) ->
 
 
 def _insert(db: Connection, table: Table, rows: Rows) -> None:
+    """Rows that all have the same columns, straight by the driver: SQLAlchemy would take as long as the database."""
     if rows:
-        db.execute(insert(table), rows)
+        insert_many(db, table, list(rows[0]), rows)
 
 
 def _next_id(db: Connection, table: Table) -> int:

@@ -1,10 +1,9 @@
 """The index by itself: what survives, what is refused, what one look-up finds."""
 
-import contextlib
 import sqlite3
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -68,22 +67,6 @@ def spans_of(frames: int) -> bytes:
 
 
 Opener = Callable[..., Index]
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def open_index(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
-    """Open the one index of a test, in each of the databases. All are closed at the end."""
-    with contextlib.ExitStack() as stack:
-        url = None
-        if request.param == "postgresql":
-            url = stack.enter_context(request.getfixturevalue("postgres").schema())
-
-        def opener(**options: Any) -> Index:
-            opened = Index(None if url else tmp_path / "i.sqlite", url=url, **options)
-            stack.callback(opened.close)
-            return opened
-
-        yield opener
 
 
 @pytest.fixture
@@ -196,7 +179,7 @@ def test_a_transaction_that_fails_leaves_nothing(index: Index) -> None:
     assert not index.write([change("a", document("1.7"))])
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from(["1.7", "1.8", None])), max_size=12))
 def test_any_history_ends_where_a_fresh_scan_would(index: Index, history: list[tuple[str, str | None]]) -> None:
     """Files come, change and go in any order; the first path always holds the instance."""

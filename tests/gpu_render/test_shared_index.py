@@ -13,6 +13,7 @@ from gpu_render.archive.folder import GENERATION_S, FolderArchive, shared_index
 from gpu_render.archive.index import Index
 from gpu_render.errors import NotFound, StartupError
 from tests.data import write_image
+from tests.gpu_render.conftest import Place
 from tests.gpu_render.test_folder import InlinePool, only, refs
 
 
@@ -22,12 +23,16 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "root"
 
 
+def follower_of(root: Path, place: Place) -> FolderArchive:
+    return FolderArchive([root], place[0], InlinePool(), index_url=place[1], shared=True)
+
+
 @pytest.fixture
-def archives(root: Path, tmp_path: Path) -> Iterator[tuple[FolderArchive, FolderArchive]]:
+def archives(root: Path, index_place: Place) -> Iterator[tuple[FolderArchive, FolderArchive]]:
     """One that scans and one that follows."""
     with contextlib.ExitStack() as stack:
-        stack.enter_context(shared_index([root], tmp_path / "i.sqlite"))
-        opened = [FolderArchive([root], tmp_path / "i.sqlite", InlinePool(), shared=True) for _ in range(2)]
+        stack.enter_context(shared_index([root], *index_place))
+        opened = [follower_of(root, index_place) for _ in range(2)]
         for archive in opened:
             stack.enter_context(contextlib.closing(archive))
         yield opened[0], opened[1]
@@ -88,31 +93,33 @@ def test_a_follower_that_meets_a_changed_file_indexes_it_for_all(
 
 
 def test_nobody_else_may_use_a_shared_index(
-    root: Path, tmp_path: Path, archives: tuple[FolderArchive, FolderArchive]
+    root: Path, index_place: Place, archives: tuple[FolderArchive, FolderArchive]
 ) -> None:
     with pytest.raises(StartupError, match="another gpu-render"):
-        Index(tmp_path / "i.sqlite")
-    with pytest.raises(StartupError, match="another gpu-render"), shared_index([root], tmp_path / "i.sqlite"):
+        Index(index_place[0], url=index_place[1])
+    with pytest.raises(StartupError, match="another gpu-render"), shared_index([root], *index_place):
         pass
 
 
-def test_an_index_of_one_process_is_not_shared(root: Path, tmp_path: Path) -> None:
-    with contextlib.closing(Index(tmp_path / "i.sqlite")), pytest.raises(StartupError, match="another gpu-render"):
-        FolderArchive([root], tmp_path / "i.sqlite", InlinePool(), shared=True)
+def test_an_index_of_one_process_is_not_shared(root: Path, index_place: Place) -> None:
+    with (
+        contextlib.closing(Index(index_place[0], url=index_place[1])),
+        pytest.raises(StartupError, match="another gpu-render"),
+    ):
+        follower_of(root, index_place)
 
 
-def test_a_shared_index_must_have_been_made(root: Path, tmp_path: Path) -> None:
+def test_a_shared_index_must_have_been_made(root: Path, index_place: Place) -> None:
     with pytest.raises(StartupError, match="not been made yet"):
-        FolderArchive([root], tmp_path / "i.sqlite", InlinePool(), shared=True)
+        follower_of(root, index_place)
+    Index(index_place[0], url=index_place[1]).close()  # nothing is left of the failed start
 
 
-def test_files_of_other_roots_are_gone_before_anybody_shares(root: Path, tmp_path: Path) -> None:
+def test_files_of_other_roots_are_gone_before_anybody_shares(root: Path, tmp_path: Path, index_place: Place) -> None:
     other = tmp_path / "other"
     write_image(other / "a.dcm", samples(7))
-    with contextlib.closing(FolderArchive([other], tmp_path / "i.sqlite", InlinePool())) as archive:
+    path, url = index_place
+    with contextlib.closing(FolderArchive([other], path, InlinePool(), index_url=url)) as archive:
         archive.scan()
-    with (
-        shared_index([root], tmp_path / "i.sqlite"),
-        contextlib.closing(FolderArchive([root], tmp_path / "i.sqlite", InlinePool(), shared=True)) as follower,
-    ):
+    with shared_index([root], *index_place), contextlib.closing(follower_of(root, index_place)) as follower:
         assert follower.studies() == ()
