@@ -10,7 +10,7 @@ from dataclasses import replace
 from itertools import groupby
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -54,7 +54,7 @@ _OF_THUMBNAILS: dict[int | str, dict[str, Any]] = {
     **_NOT_MODIFIED,
 }
 
-RenderedParameters = Annotated[RenderedQuery, Depends()]
+RenderedParameters = Annotated[RenderedQuery, Query()]
 ThumbnailViewport = Annotated[str | None, Query(description="vw,vh in pixels", examples=["256,256"])]
 
 REVALIDATED = {"Cache-Control": "private, no-cache"}
@@ -92,8 +92,11 @@ def representative(records: Sequence[InstanceRecord]) -> FrameRef:
 
 async def _records(
     archive: Archive, study_uid: str, series_uid: str | None = None, sop_instance_uid: str | None = None
-) -> list[InstanceRecord]:
-    """Those of the instances that can be shown. Raises NotFound, and why the only one cannot be shown."""
+) -> tuple[list[InstanceRecord], dict[str, str]]:
+    """Those of the instances that can be shown, and a header that says so where others cannot.
+
+    Raises NotFound, and why the only one cannot be shown.
+    """
     records = await asyncio.to_thread(archive.instances, study_uid, series_uid, sop_instance_uid)
     shown = [record for record in records if record.number_of_frames]
     if not shown and len(records) == 1:
@@ -102,7 +105,10 @@ async def _records(
         await asyncio.to_thread(archive.describe, first)  # which knows the kind of error
     if not shown:
         raise NotRenderable("none of the instances here can be shown as pictures")
-    return shown
+    hidden = len(records) - len(shown)
+    if not hidden:
+        return shown, {}
+    return shown, {"Warning": f"299 {PREFIX}: {hidden} of {len(records)} instances cannot be shown as pictures"}
 
 
 # -- answers --------------------------------------------------------------------------------------------------
@@ -166,7 +172,8 @@ class Answer:
         headers = {**caching(f'"{tag}"'), **extra}
         if self._look.unsupported:
             names = ", ".join(self._look.unsupported)
-            headers["Warning"] = f"299 {PREFIX}: The following annotation values are not supported: {names}"
+            warning = f"299 {PREFIX}: The following annotation values are not supported: {names}"
+            headers["Warning"] = ", ".join(filter(None, (headers.get("Warning"), warning)))
         return headers
 
 
@@ -181,11 +188,11 @@ async def _rendered(
     look = parse_look(query, service.settings.max_viewport)
     choose_form(request, several=True)  # what is wrong with Accept is wrong whatever there is
     uids = _checked(study, series, instance)
-    records = await _records(service.archive, *uids)
+    records, hidden = await _records(service.archive, *uids)
     several = sum(record.number_of_frames for record in records) > 1
     form = choose_form(request, several=several)
     answer = Answer(request, service, look, form, priority_of(request))
-    extra = {} if instance is not None else REVALIDATED
+    extra = hidden if instance is not None else {**REVALIDATED, **hidden}
     if form.multipart or (form.media_type == GIF and several):
         refs = [ref for record in records for ref in frames_of(record)]
         return await answer.many(refs, {record.sop_instance_uid: record.version for record in records}, extra)
@@ -217,7 +224,7 @@ async def _thumbnail(
     service = service_of(request)
     size = None if viewport is None else parse_viewport(viewport, service.settings.max_viewport)
     form = choose_form(request, several=False, parts=False)
-    ref = refs[len(refs) // 2] if refs else representative(await _records(service.archive, *of))
+    ref = refs[len(refs) // 2] if refs else representative((await _records(service.archive, *of))[0])
     if size is None:
         layout = (await asyncio.to_thread(service.archive.describe, ref)).layout
         size = min(THUMBNAIL_SIDE, layout.columns), min(THUMBNAIL_SIDE, layout.rows)

@@ -4,9 +4,8 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
 
-from fastapi import Query
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 
 from api.dicomweb.multipart import MEDIA_TYPE as MULTIPART
@@ -25,20 +24,20 @@ _KEYWORD = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}", re.ASCII)
 _DECIMAL = re.compile(r"[+-]?[0-9]{1,9}(\.[0-9]{0,9})?", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class RenderedQuery:
+class RenderedQuery(BaseModel):
     """The query parameters of a Rendered resource (PS3.18 Table 8.3.5-1), as they were sent; None: absent."""
 
-    window: Annotated[
-        str | None,
-        Query(description="center,width,function; linear, linear-exact or sigmoid", examples=["40,400,linear"]),
-    ] = None
-    viewport: Annotated[
-        str | None, Query(description="vw,vh[,sx,sy,sw,sh] in pixels; a negative sw or sh flips", examples=["256,256"])
-    ] = None
-    quality: Annotated[str | None, Query(description="1 to 100, of image/jpeg", examples=["90"])] = None
-    annotation: Annotated[str | None, Query(description="patient, technique or both", examples=["patient"])] = None
-    iccprofile: Annotated[str | None, Query(description="no, yes, srgb, adobergb or rommrgb", examples=["no"])] = None
+    model_config = ConfigDict(frozen=True)
+
+    window: str | None = Field(
+        default=None, description="center,width,function; linear, linear-exact or sigmoid", examples=["40,400,linear"]
+    )
+    viewport: str | None = Field(
+        default=None, description="vw,vh[,sx,sy,sw,sh] in pixels; a negative sw or sh flips", examples=["256,256"]
+    )
+    quality: str | None = Field(default=None, description="1 to 100, of image/jpeg", examples=["90"])
+    annotation: str | None = Field(default=None, description="patient, technique or both", examples=["patient"])
+    iccprofile: str | None = Field(default=None, description="no, yes, srgb, adobergb or rommrgb", examples=["no"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -325,8 +325,11 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[TestClient
 @pytest.mark.parametrize("level", ["/dicomweb/studies/1.2.4.1", "/dicomweb/studies/1.2.4.1/series/1.2.4.1.1"])
 def test_all_pictures_of_a_series_and_a_study(study: tuple[TestClient, list[Pixels]], level: str) -> None:
     service, slices = study
-    parts = parts_of(get(service, f"{level}/rendered", "multipart/related; type=image/png"))
+    whole = get(service, f"{level}/rendered", "multipart/related; type=image/png", annotation="none")
+    parts = parts_of(whole)
     assert len(parts) == len(slices)
+    assert ("1 of 10 instances cannot be shown" in whole.headers["warning"]) == ("series" not in level)
+    assert "not supported: none" in whole.headers["warning"]
     for (_, data), want in zip(parts, slices, strict=True):
         assert np.array_equal(pixels_of(data), want)
     film = Image.open(io.BytesIO(get(service, f"{level}/rendered", GIF).content))
