@@ -66,8 +66,9 @@ class Reader:
         self._long = struct.Struct(f"{order}I").unpack_from
 
     def elements(self, end: int | None, scope: Scope) -> Iterator[Element]:
-        """Up to ``end``, or to the item's delimiter where that is None."""
-        data, last = self.data, -1
+        """Up to ``end``, or to the item's delimiter where that is None; some writers leave the order of their tags."""
+        data, last, tags = self.data, -1, list[int]()
+        seen: set[int] | None = None
         limit = len(data) if end is None else end
         if limit > len(data):
             raise IrregularError
@@ -92,9 +93,17 @@ class Reader:
                 self.at = start
                 return
             undefined = length == UNDEFINED_LENGTH
-            if tag <= last or tag >= ITEM or (start + length > limit and not undefined):
+            if tag >= ITEM or (start + length > limit and not undefined):
                 raise IrregularError
-            last = tag
+            if tag <= last:
+                seen = set(tags) if seen is None else seen
+                if tag in seen:
+                    raise IrregularError
+            if seen is None:
+                tags.append(tag)
+            else:
+                seen.add(tag)
+            last = max(tag, last)
             was_un = self.was_un = given == b"UN"
             vr = given if given and not was_un else self._vr(tag, start, length, scope)
             if vr not in LONG_VRS and (undefined or vr not in SHORT_VRS):

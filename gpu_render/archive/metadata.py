@@ -9,7 +9,7 @@ import json
 import math
 import re
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from json.encoder import encode_basestring as quoted
 
@@ -362,7 +362,7 @@ class _Writer:
         for end in reader.items(length):
             inner = reader.inside(was_un)
             writer = _Writer(inner, self.encodings, f"{prefix}{len(items) + 1}/", self._left)
-            items.append(f"{{{','.join([text for _, text in writer.members(end, Scope(scope))])}}}")
+            items.append(_object(writer.members(end, Scope(scope))))
             reader.at = inner.at
         return f',"Value":[{",".join(items)}]' if items else ""
 
@@ -407,13 +407,15 @@ def make_metadata(
     present[AVAILABLE_TRANSFER_SYNTAX] = _uids(AVAILABLE_TRANSFER_SYNTAX, available)
     if not all(text.isascii() for text in present.values()):
         present[SPECIFIC_CHARACTER_SET] = f'"{SPECIFIC_CHARACTER_SET:08X}":{{"vr":"CS","Value":["ISO_IR 192"]}}'
-    text = _object([present[tag] for tag in sorted(present)]) if whole and all_written else ""
-    study, series = ([text for tag, text in members if tag in tags] for tags in (STUDY_TAGS, SERIES_TAGS))
+    text = _object(list(present.items())) if whole and all_written else ""
+    study, series = ([member for member in members if member[0] in tags] for tags in (STUDY_TAGS, SERIES_TAGS))
     return Metadata(text, json.loads(_object(study)), json.loads(_object(series)))
 
 
-def _object(members: Iterable[str]) -> str:
-    return f"{{{','.join(members)}}}"
+def _object(members: list[Member]) -> str:
+    """Members in order of their tags (F.2.2), which no two of them share."""
+    members.sort()
+    return f"{{{','.join([text for _, text in members])}}}"
 
 
 def _bulk_member(tag: int, vr: str) -> Member:

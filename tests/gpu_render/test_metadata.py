@@ -514,3 +514,11 @@ def _plainly(ds: Dataset, element: Any) -> None:
         element.value = [float(number) for number in numbers]
     if element.VR == "OW" and ds.original_encoding[1] is False:
         element.value = b"".join(element.value[i : i + 2][::-1] for i in range(0, len(element.value), 2))
+
+
+def test_elements_out_of_order_are_put_in_order() -> None:
+    item = data.element(0x00283003, b"b ", vr="LO") + data.element(0x00283002, b"\1\0" * 3, vr="US")
+    sequence = struct.pack("<HHI", 0xFFFE, 0xE000, len(item)) + item
+    made = raw(data.element(0x00283010, Raw("SQ", sequence)) + data.element(0x00204000, b"a ", vr="LT"))
+    assert list(made["00283010"]["Value"][0]) == ["00283002", "00283003"]
+    assert made["00204000"]["Value"] == ["a"]
