@@ -207,9 +207,9 @@ class Store:
             return outcome
         with self._alone(outcome.sop_instance_uid):
             held = self._archive.holder(outcome.sop_instance_uid)
-            return (
-                self._place(incoming, change, outcome) if held is None else self._meet(incoming, change, outcome, held)
-            )
+            if held is not None:
+                return self._meet(incoming, change, outcome, held)
+            return self._place(incoming, change, outcome)
 
     def _place(self, incoming: Incoming, change: FileChange, outcome: Outcome) -> Outcome:
         """Give the file its name, and let the index know. Where a file that the index does not know has that name, a
@@ -252,7 +252,7 @@ class Store:
             for part in (outcome.study_uid, outcome.series_uid):
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(part, dir_fd=folder)
-                    os.fsync(folder)
+                os.fsync(folder)  # also where another has made it just now; costs nothing where it is old
                 inner = os.open(part, _DIRECTORY, dir_fd=folder)
                 os.close(folder)
                 folder = inner
