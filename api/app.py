@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import threading
 from collections.abc import AsyncIterator, Callable
 
@@ -24,6 +25,7 @@ from gpu_render.decode.device import check
 from gpu_render.decode.proof import load_file
 from gpu_render.errors import RenderError
 from gpu_render.order import Orders
+from gpu_render.priority import PriorityExecutor
 from gpu_render.renderer import Renderer
 from gpu_render.settings import Settings
 from gpu_render.workers import WorkerPool
@@ -160,6 +162,8 @@ async def running(settings: Settings, scan_progress: Progress | None = None) -> 
         proven = check(backend, load_file(settings.proof_path)) if settings.gpu_decode == "auto" else None
         renderer = Renderer(archive, backend, pool, settings, proven, background)
         stack.enter_context(contextlib.closing(renderer))
+        encoders = PriorityExecutor(max(2, os.cpu_count() or 1), settings.queue_capacity, "encode")
+        stack.enter_context(contextlib.closing(encoders))
         store = open_store(settings, archive)
         if store is not None:
             stack.enter_context(contextlib.closing(store))
@@ -167,7 +171,7 @@ async def running(settings: Settings, scan_progress: Progress | None = None) -> 
             stack.enter_context(contextlib.closing(Scanner(archive, settings.rescan_interval_s, scan_progress)))
         warming = asyncio.get_running_loop().run_in_executor(None, _warm, pool)
         try:
-            yield Service(settings, archive, renderer, Orders(archive), Room(settings.stream_bytes), store)
+            yield Service(settings, archive, renderer, Orders(archive), Room(settings.stream_bytes), encoders, store)
         finally:
             await warming
 

@@ -11,7 +11,7 @@ from gpu_render.ahead import Room
 from gpu_render.archive import Archive
 from gpu_render.archive.store import Store
 from gpu_render.order import Orders
-from gpu_render.priority import Priority
+from gpu_render.priority import Priority, PriorityExecutor
 from gpu_render.renderer import Renderer
 from gpu_render.settings import Settings
 
@@ -20,14 +20,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """The running parts, built by the lifespan of ``api.app``. ``room``: for what streams make ahead.
-    ``store`` None: nothing can be stored."""
+    """The running parts, built by the lifespan of ``api.app``. ``room``: for what streams make ahead. ``encoders``: the
+    threads that make pictures of pixels. ``store`` None: nothing can be stored."""
 
     settings: Settings
     archive: Archive
     renderer: Renderer
     orders: Orders
     room: Room
+    encoders: PriorityExecutor
     store: Store | None = None
 
 

@@ -2,9 +2,10 @@
 
 import asyncio
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import orjson
@@ -25,6 +26,8 @@ from gpu_render.pictures.timing import delays
 from gpu_render.priority import Priority
 from gpu_render.reference import FrameRef
 from gpu_render.view import View
+
+T = TypeVar("T")
 
 MOST_GIF_FRAMES = 2000
 """Most frames of one animation."""
@@ -95,8 +98,9 @@ class Pictures:
 
     async def make(self, ref: FrameRef, priority: Priority | None = None) -> Picture:
         """One frame's picture. Raises any RenderError. Cancel the caller to drop the work."""
-        frame, instance = await self._frame(ref, self.priority if priority is None else priority)
-        return await asyncio.to_thread(self._encode, ref, frame, instance)
+        priority = self.priority if priority is None else priority
+        frame, instance = await self._frame(ref, priority)
+        return await self._on_a_thread(partial(self._encode, ref, frame, instance), priority)
 
     async def make_patiently(self, ref: FrameRef, versions: Mapping[str, str]) -> Picture:
         """The same for a frame in mid-answer: whoever waits for any single frame comes before it. ``versions``: of the
@@ -111,6 +115,10 @@ class Pictures:
         if instance is not None:
             check_version(ref, frame.version, {ref.sop_instance_uid: instance.record.version})
         return frame, instance
+
+    async def _on_a_thread(self, work: Callable[[], T], priority: Priority) -> T:
+        """Raises Overloaded where too much waits for the threads that encode."""
+        return await asyncio.wrap_future(self.service.encoders.submit(work, priority))
 
     def _encode(self, ref: FrameRef, frame: RenderedFrame, instance: _Instance | None) -> Picture:
         """On a thread."""
@@ -166,7 +174,7 @@ class Pictures:
     async def _gif_frame(self, ref: FrameRef, priority: Priority, versions: Mapping[str, str]) -> GifFrame:
         frame, instance = await self._frame(ref, priority)
         check_version(ref, frame.version, versions)
-        return await asyncio.to_thread(self._compress, ref, frame, instance)
+        return await self._on_a_thread(partial(self._compress, ref, frame, instance), priority)
 
     def _compress(self, ref: FrameRef, frame: RenderedFrame, instance: _Instance | None) -> GifFrame:
         pixels, _ = self._finished(ref, frame, instance)
