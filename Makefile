@@ -55,8 +55,9 @@ conformance: setup ## compare pixels with DCMTK, GDCM, pydicom and highdicom; TA
 	@command -v dcm2pnm >/dev/null && command -v c++ >/dev/null || ./scripts/apt-install dcmtk g++
 	$(BIN)/python -m tests.conformance $(if $(TABLE),--markdown $(TABLE))
 
-screenshot: setup test-system ## take README's picture anew, with the test that shows the demo in a browser
+screenshot: setup test-system clients ## take README's and OHIF's pictures anew, with the tests that show them in a browser
 	GPU_RENDER_SCREENSHOT=docs/images/viewer.png $(BIN)/pytest tests/viewer/test_demo.py
+	GPU_RENDER_OHIF_SCREENSHOT=docs/images/ohif.png $(BIN)/pytest tests/clients/test_ohif.py
 
 bench: setup ## time to a slice, per transfer syntax; takes a few minutes
 	$(BIN)/python -m benchmarks.slice
