@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, Table, create_engine, inspect, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 from sqlalchemy.sql import Select
 
@@ -301,7 +301,7 @@ def _claim(path: Path, shared: bool) -> int:
 _MARK = "gpu_render_index"
 """The table that says whose the others are, and of which version."""
 _READ_MARK = "SELECT version FROM gpu_render_index"
-_SCHEMA_KEY = "hashtext(current_schema())"
+_SCHEMA_KEY = "hashtext(coalesce(current_schema(), ''))"
 
 
 class PostgresDatabase(Database):
@@ -350,8 +350,9 @@ class PostgresDatabase(Database):
     def _claim_anew(self) -> None:
         try:
             self._claim.exec_driver_sql("SELECT 1")
-        except DBAPIError:
+        except SQLAlchemyError:  # of a connection that is lost, or was closed here before
             self._claim.close()
+            self._forget_idle()
             try:
                 self._claim = self._claimed(self.engine)
             except (DBAPIError, StartupError):
@@ -363,14 +364,12 @@ class PostgresDatabase(Database):
         super().close()
 
     def _unusable(self, error: DBAPIError) -> str:
-        state = getattr(error.orig, "sqlstate", None) or ""
-        if state.startswith("28"):
-            return "the index database refuses this user or password"
-        if state == "3D000":
-            return "the index database does not exist: make it first (createdb)"
+        state = getattr(error.orig, "sqlstate", None)
+        if state is None:  # it came from no session
+            return "the index database does not answer, or there is none for this URL's host, name, user and password"
         if state in ("42501", "3F000"):
             return "the user of the index database may not make tables in this schema"
-        return f"the index database cannot be used ({state or 'it does not answer'})"
+        return f"the index database cannot be used (SQLSTATE {state})"
 
     def _found_version(self, db: Connection) -> int | None:
         if db.exec_driver_sql("SHOW server_encoding").scalar_one() != "UTF8":

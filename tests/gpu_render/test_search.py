@@ -238,7 +238,8 @@ def test_every_other_key_of_a_study(index: Index) -> None:
         "StudyID": "S1",
         "StudyDescription": "CT of the chest",
     }
-    fill(index, study("1.1", **said), study("1.2", **{key: f"{value[:7]}2" for key, value in said.items()}))
+    others: dict[str, Any] = {key: f"{value[:7]}2" for key, value in said.items()}
+    fill(index, study("1.1", **said), study("1.2", **others))
     for keyword, value in said.items():
         assert found(index, **{keyword: value}) == ["1.1"], keyword
     assert found(index, StudyDescription="*chest") == ["1.1"]
