@@ -399,7 +399,8 @@ class FolderArchive:
         changed.sort(key=lambda place: (place.root, place.path))
         self._parse_all(self._todo(changed, report), total, progress, stop)
         orphans = self._index.orphaned_duplicates()
-        self._index.remove(orphans)  # so that they count as unknown
+        if orphans:
+            self._index.remove(orphans)  # so that they count as unknown
         for key in orphans:
             self._refresh(key)
         if total >= MANY_FILES:

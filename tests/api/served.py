@@ -106,12 +106,14 @@ def serving(
     environment: Mapping[str, str] | None = None,
     options: Sequence[str] = (),
 ) -> Iterator[Served]:
-    """``gpu-render serve root`` with ``options`` until the block ends; index and log are made in ``work``."""
+    """``gpu-render serve root`` with ``options`` until the block ends. Its log is made in ``work``, and so is its index
+    unless ``environment`` says where that is."""
     log = work / "server.log"
     command = [sys.executable, *launch, "serve", str(root), "--port", "0", "--backend", "cpu"]
+    index = () if environment and "GPU_RENDER_INDEX_URL" in environment else ("--index", str(work / "index.sqlite"))
     with log.open("wb") as written:
         process = subprocess.Popen(
-            [*command, "--index", str(work / "index.sqlite"), *options],
+            [*command, *index, *options],
             stdout=written,
             stderr=written,
             env={**os.environ, "PYTHONPATH": str(ROOT), "GPU_RENDER_WORKERS": "2", **(environment or {})},
