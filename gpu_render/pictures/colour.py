@@ -95,7 +95,9 @@ def _path_of(dataset: DicomJson, frame_number: int, paths: list[DicomJson]) -> i
     raise NotRenderable("which of the object's optical paths, and so which ICC Profile, the frame has is not known")
 
 
-def _bytes(element: DicomJson, path: str, read: ReadBulk) -> bytes | None:
+def _bytes(element: object, path: str, read: ReadBulk) -> bytes | None:
+    if not isinstance(element, dict):
+        raise CorruptPixelData("ICC Profile is malformed")
     if "InlineBinary" in element:
         try:
             return base64.b64decode(element["InlineBinary"], validate=True) or None

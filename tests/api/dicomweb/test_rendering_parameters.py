@@ -3,7 +3,7 @@
 import contextlib
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from api.dicomweb.rendering import Look, RenderedQuery, Viewport, parse_look, parse_source_viewport
@@ -68,6 +68,7 @@ def test_a_viewport_says_which_part_of_a_frame() -> None:
 
 @given(dataset=DATASETS, number=st.integers(1, 3))
 @settings(max_examples=300)
+@example(dataset={"00282000": None}, number=1)
 def test_a_data_set_of_any_kind_has_lines_a_pace_and_a_profile_or_a_typed_error(dataset: Any, number: int) -> None:
     top, bottom = lines(dataset, number, None, frozenset(Annotation))
     assert all(isinstance(line, str) and line for line in (*top, *bottom))
