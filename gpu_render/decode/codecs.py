@@ -231,7 +231,7 @@ def _htj2k_lossless(job: Job) -> tuple[Samples, str]:
     header = jpeg2000_header(job.data, job.layout, max_precision=16)
     if not header.reversible:
         raise CorruptPixelData("an irreversible codestream in a lossless transfer syntax")
-    wide = imagecodecs.htj2k_decode(widened(job.data[header.start : header.end], header))
+    wide = imagecodecs.htj2k_decode(widened(job.data[header.start : header.end], header), planar=False)
     half = 1 << (header.precision - 1)
     if wide.min() < -half or wide.max() >= half:
         raise CorruptPixelData(f"values beyond the {header.precision} bits that the lossless codestream declares")

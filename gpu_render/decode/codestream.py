@@ -455,3 +455,38 @@ def _codestream_span(data: bytes) -> tuple[int, int]:
         if kind == 0x6A703263:  # jp2c
             return reader.position, end
         reader.position = end
+
+
+@dataclass(frozen=True, slots=True)
+class Progression:
+    """In which order a JPEG 2000 codestream has its packets (ISO 15444-1 A.6.1): ``order`` 2 is resolution, position,
+    component, layer. ``tile_parts``: their lengths [byte] as the markers TLM list them, empty where they are wrong or
+    not there."""
+
+    order: int
+    decompositions: int
+    tile_parts: tuple[int, ...]
+
+
+def parse_progression(data: bytes) -> Progression:
+    """Of a bare codestream that ``parse_jpeg2000`` accepts. Raises CorruptPixelData."""
+    reader = _Reader(data, 2, len(data))
+    order, decompositions, listed = -1, -1, list[int]()
+    while (marker := reader.take(">H")[0]) != 0xFF90:
+        segment = reader.segment()
+        if marker == _COD:
+            _, order, _, _, decompositions = segment.take(">BBHBB")
+        elif marker == 0xFF55:  # TLM, A.7.1
+            _, style = segment.take("BB")
+            entry = ">" + ("", "B", "H")[min(style >> 4 & 3, 2)] + ("I" if style & 0x40 else "H")
+            while segment.position < segment.end:
+                listed.append(segment.take(entry)[-1])
+    lengths, start = list[int](), reader.position - 2
+    while reader.take(">H")[0] != 0xFFD9:
+        if data[start : start + 2] != b"\xff\x90" or start + 12 > len(data):
+            raise CorruptPixelData("something else stands where a tile-part of the JPEG 2000 codestream belongs")
+        (length,) = struct.unpack_from(">I", data, start + 6)
+        lengths.append(length or len(data) - 2 - start)
+        start += lengths[-1]
+        reader.position = start
+    return Progression(order, decompositions, tuple(lengths) if lengths == listed else ())
