@@ -21,6 +21,7 @@ LIBRARIES = (
     "fastapi",
     "starlette",
     "uvicorn",
+    "sqlalchemy",
 )
 OF_THE_GPU = ("cupy-cuda12x", "cupy-cuda13x", "nvidia-nvimgcodec-cu12", "nvidia-nvimgcodec-cu13")
 

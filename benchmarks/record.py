@@ -117,6 +117,22 @@ class Throughput(_Record):
         return self.slices * self.per_slice.n / self.launches if self.launches else None
 
 
+class Rate(_Record):
+    """Passes over many files or instances: how many a second went through."""
+
+    group: str = Field(description="which index, or which reader")
+    what: str
+    count: int = Field(ge=1, description="files or instances of one pass")
+    seconds: tuple[float, ...] = Field(description="one value a pass")
+    peak_bytes: int | None = Field(default=None, description="most memory that Python held more than before, if asked")
+    stored_bytes: int | None = Field(default=None, description="size of the index afterwards, if asked")
+
+    @property
+    def per_s(self) -> float:
+        """By the median pass."""
+        return self.count / float(np.median(self.seconds))
+
+
 class Gpu(_Record):
     name: str
     memory_bytes: int
@@ -164,6 +180,7 @@ class Run(_Record):
     objects: tuple[Object, ...] = Field(default=(), description="objects of very many frames, where they are measured")
     kernels: tuple[Kernel, ...] = Field(default=(), description="kernels beside copies, where they are measured")
     throughputs: tuple[Throughput, ...] = Field(default=(), description="many slices, where they are measured")
+    rates: tuple[Rate, ...] = Field(default=(), description="many files or instances, where they are measured")
 
 
 def summarize(durations_ms: Sequence[float]) -> Summary:

@@ -1,4 +1,4 @@
-"""The index of a folder archive: what every file says, and where each frame lies. See docs/decisions/0004 and 0011.
+"""The index of a folder archive: what every file says, and where each frame lies. See docs/decisions/0004 and 0012.
 
 A cache of what the files say: it may be deleted at any time, at the price of a new scan and new image ids.
 """

@@ -1,4 +1,4 @@
-"""The tables of the index, for SQLite and PostgreSQL alike. See docs/decisions/0004 and 0011."""
+"""The tables of the index, for SQLite and PostgreSQL alike. See docs/decisions/0004 and 0012."""
 
 from sqlalchemy import (
     BigInteger,
