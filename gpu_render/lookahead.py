@@ -1,0 +1,158 @@
+"""What somebody scrolls towards is decoded before it is asked for, and dropped when they turn."""
+
+import asyncio
+import contextlib
+import math
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from gpu_render.archive import FrameRecord
+from gpu_render.errors import RenderError
+from gpu_render.order import Order
+from gpu_render.reference import FrameRef
+
+STRIDE = 3
+"""Most places that a step of scrolling covers; farther is a jump."""
+IDLE_S = 3.0
+"""Somebody who asks for nothing for so long has stopped."""
+MOST_TRACKS = 64
+"""Scrolls that are followed at once; those that were asked for last."""
+CACHE_SHARE = 8
+"""The frames ahead of one track take at most this part of the cache."""
+
+#: Decoders that decode nothing: such frames only have to be read.
+_PLAIN = ("native", "native-big-endian")
+
+
+@dataclass(slots=True, eq=False)
+class _Track:
+    """One scroll through a series: ``place`` in its order, from 0; ``step`` +1 or -1, 0 before the second frame."""
+
+    series: tuple[str, str]
+    place: int
+    step: int = 0
+    loads: dict[FrameRef, "asyncio.Task[None]"] = field(default_factory=dict)
+    idle: asyncio.TimerHandle | None = None
+
+    def keep(self, wanted: set[FrameRef]) -> int:
+        """Drop loads that are not wanted any more; how many of them had not been done."""
+        stale = [ref for ref in self.loads if ref not in wanted]
+        return sum(self.loads.pop(ref).cancel() for ref in stale)
+
+
+class LookAhead:
+    """Follows who asks for frames one after the other, by adjacency alone: several people may scroll through one series.
+
+    ``frames``: how many ahead, 0 for none. ``order_of`` gives the order of a series (blocking); ``load`` puts a frame
+    into the cache when nobody waits for anything else; ``is_held`` says whether it is there. Lives on one event loop.
+    """
+
+    def __init__(
+        self,
+        frames: int,
+        cache_bytes: int,
+        order_of: Callable[[str, str], Order],
+        load: Callable[[FrameRef], Awaitable[None]],
+        is_held: Callable[[FrameRef], bool],
+    ) -> None:
+        self._frames = frames
+        self._track_bytes = cache_bytes // CACHE_SHARE
+        self._order_of = order_of
+        self._load = load
+        self._is_held = is_held
+        self._tracks: OrderedDict[_Track, None] = OrderedDict()  # the one that moved last at the end
+        self._ahead: set[FrameRef] = set()
+        self._following: set[asyncio.Task[None]] = set()
+        self._begun = self._dropped = self._used = 0
+
+    def saw(self, ref: FrameRef, decoder: str) -> None:
+        """Somebody waited for this frame, which ``decoder`` decoded (as in RenderedFrame), and has it now."""
+        if self._frames == 0 or decoder in _PLAIN:
+            return
+        task = asyncio.ensure_future(self._follow(ref))
+        self._following.add(task)
+        task.add_done_callback(self._following.discard)
+
+    def figures(self) -> dict[str, float]:
+        """Counters for ``/metrics``: frames whose decoding was begun, dropped before it was done, and asked for later."""
+        return {
+            "lookahead_begun_total": self._begun,
+            "lookahead_dropped_total": self._dropped,
+            "lookahead_used_total": self._used,
+        }
+
+    async def close(self) -> None:
+        """Drop everything."""
+        tasks = [*self._following, *(load for track in self._tracks for load in track.loads.values())]
+        for task in tasks:
+            task.cancel()
+        for track in list(self._tracks):
+            self._end(track)
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _follow(self, ref: FrameRef) -> None:
+        if ref in self._ahead:
+            self._ahead.discard(ref)
+            self._used += 1
+        series = ref.study_uid, ref.series_uid
+        with contextlib.suppress(RenderError):  # the series has gone meanwhile: there is nothing ahead
+            order = await asyncio.to_thread(self._order_of, *series)
+            place = order.places.get(ref)
+            if place is not None:
+                self._move(order, self._track_at(series, place), place)
+
+    def _track_at(self, series: tuple[str, str], place: int) -> _Track:
+        """The scroll that comes by here, which is the nearest; a new one where none does."""
+        near = [track for track in self._tracks if track.series == series and abs(track.place - place) <= STRIDE]
+        if near:
+            return min(near, key=lambda track: abs(track.place - place))
+        track = _Track(series, place)
+        self._tracks[track] = None
+        while len(self._tracks) > MOST_TRACKS:
+            self._end(next(iter(self._tracks)))
+        return track
+
+    def _move(self, order: Order, track: _Track, place: int) -> None:
+        """Load what comes next in this direction, drop what does not."""
+        self._tracks.move_to_end(track)
+        if place != track.place:
+            track.step = 1 if place > track.place else -1
+        track.place = place
+        self._wait_for_idle(track)
+        if track.step == 0:
+            return
+        wanted = self._next(order, track)
+        self._dropped += track.keep({frame.ref for frame in wanted})
+        for frame in wanted:
+            if frame.ref not in track.loads and not self._is_held(frame.ref):
+                track.loads[frame.ref] = asyncio.ensure_future(self._loaded(frame.ref))
+
+    def _next(self, order: Order, track: _Track) -> list[FrameRecord]:
+        """As many frames as are wanted ahead and the cache has room for."""
+        layout = order.frames[track.place].layout
+        nbytes = math.prod(layout.shape) * layout.dtype.itemsize
+        count = min(self._frames, self._track_bytes // nbytes)
+        places = range(track.place + track.step, track.place + track.step * (count + 1), track.step)
+        return [order.frames[place] for place in places if 0 <= place < len(order.frames)]
+
+    async def _loaded(self, ref: FrameRef) -> None:
+        """Errors are for whoever asks for the frame: they get their own."""
+        self._begun += 1
+        with contextlib.suppress(RenderError):
+            await self._load(ref)
+            self._ahead.add(ref)
+            while len(self._ahead) > MOST_TRACKS * max(1, self._frames):
+                self._ahead.pop()
+
+    def _wait_for_idle(self, track: _Track) -> None:
+        if track.idle is not None:
+            track.idle.cancel()
+        track.idle = asyncio.get_running_loop().call_later(IDLE_S, self._end, track)
+
+    def _end(self, track: _Track) -> None:
+        """Nobody scrolls here any more."""
+        if track.idle is not None:
+            track.idle.cancel()
+        self._dropped += track.keep(set())
+        self._tracks.pop(track, None)
