@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api import batches, catalog, documentation, legacy, metrics, native, ops, pages, problems
 from api.cors import CrossOrigin
 from api.dicomweb import metadata, qido, rendered, stow, wado
+from api.sending import Paced, Readers
 from api.service import Service
 from api.streaming import IS_HEAD
 from gpu_render import __version__
@@ -28,12 +29,17 @@ from gpu_render.order import Orders
 from gpu_render.priority import PriorityExecutor
 from gpu_render.renderer import Renderer
 from gpu_render.settings import Settings
+from gpu_render.transcode import Transcoder
 from gpu_render.workers import WorkerPool
 from kernels import open_backend
 
 log = logging.getLogger("gpu_render")
 
 Progress = Callable[[int, int], None]
+
+CODESTREAM_SHARE = 8
+"""Codestreams that were made for clients are kept in this part of what the cache of decoded frames may take, beside it:
+progressive viewers ask for one several times, range by range."""
 
 #: What a page of this service may do: nothing from elsewhere. Inline styles are the image viewport's own.
 CONTENT_SECURITY_POLICY = (
@@ -133,6 +139,8 @@ def create_app(
     if chosen.cors_origins:
         app.add_middleware(CrossOrigin, origins=chosen.cors_origins)
     app.add_middleware(SecurityHeaders)
+    app.state.readers = Readers(chosen.answer_bytes, chosen.stall_limit_s)
+    app.add_middleware(Paced, readers=app.state.readers)
     if "*" not in chosen.allowed_hosts:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(chosen.allowed_hosts), www_redirect=False)
     for module in (qido, metadata, stow, wado, rendered, native, batches, catalog, legacy, ops, metrics, documentation):
@@ -164,6 +172,8 @@ async def running(settings: Settings, scan_progress: Progress | None = None) -> 
         stack.enter_context(contextlib.closing(renderer))
         encoders = PriorityExecutor(max(2, os.cpu_count() or 1), settings.queue_capacity, "encode")
         stack.enter_context(contextlib.closing(encoders))
+        room = Room(settings.stream_bytes)
+        transcoder = Transcoder(archive, renderer, pool, encoders, room, settings.cache_bytes // CODESTREAM_SHARE)
         store = open_store(settings, archive)
         if store is not None:
             stack.enter_context(contextlib.closing(store))
@@ -171,7 +181,7 @@ async def running(settings: Settings, scan_progress: Progress | None = None) -> 
             stack.enter_context(contextlib.closing(Scanner(archive, settings.rescan_interval_s, scan_progress)))
         warming = asyncio.get_running_loop().run_in_executor(None, _warm, pool)
         try:
-            yield Service(settings, archive, renderer, Orders(archive), Room(settings.stream_bytes), encoders, store)
+            yield Service(settings, archive, renderer, Orders(archive), room, encoders, transcoder, store)
         finally:
             await warming
 

@@ -35,6 +35,7 @@ from api.app import create_app
 from api.arrays import window_text
 from api.front import create_front
 from api.native import parse_view
+from api.sending import Connection, Readers
 from api.supervisor import Supervisor, choose_gpus, socket_directory, worker_settings
 from gpu_render import __version__
 from gpu_render.archive.file import FileArchive
@@ -203,7 +204,7 @@ class Server(uvicorn.Server):
             threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
 
 
-def run_server(service: ASGIApp, host: str, port: int, open_browser: bool = False) -> None:
+def run_server(service: ASGIApp, host: str, port: int, settings: Settings, open_browser: bool = False) -> None:
     """Serve until SIGINT or SIGTERM."""
     keep_freed_memory()
     config = uvicorn.Config(
@@ -214,6 +215,7 @@ def run_server(service: ASGIApp, host: str, port: int, open_browser: bool = Fals
         log_config=None,
         server_header=False,
         timeout_graceful_shutdown=10,
+        http=Connection.with_limit(settings.stall_limit_s),
     )
     server = Server(config)
     server.open_browser = open_browser
@@ -262,7 +264,7 @@ def serve(
         allowed_hosts=allowed_hosts,
     )
     if gpus is None:
-        run_server(create_app(settings, ScanDisplay()), host, port)
+        run_server(create_app(settings, ScanDisplay()), host, port, settings)
     else:
         serve_gpus(settings, gpus, socket_dir, host, port)
 
@@ -276,7 +278,9 @@ def serve_gpus(settings: Settings, gpus: str, socket_dir: Path | None, host: str
         roots = served_roots(settings.roots, settings.store_path)
         with socket_directory(socket_dir) as directory, shared_index(roots, settings.index_path, settings.index_url):
             supervisor = Supervisor(worker_settings(settings, numbers), directory)
-            run_server(create_front(supervisor, settings.allowed_hosts, settings.cors_origins), host, port)
+            readers = Readers(settings.answer_bytes, settings.stall_limit_s)
+            front = create_front(supervisor, settings.allowed_hosts, settings.cors_origins, readers)
+            run_server(front, host, port, settings)
     except StartupError as error:
         fail(str(error), 1)
 
@@ -318,7 +322,7 @@ def demo(
         backend=backend.value,
         allowed_hosts=allowed_hosts,
     )
-    run_server(create_app(settings, ScanDisplay()), host, port, open_browser=browser)
+    run_server(create_app(settings, ScanDisplay()), host, port, settings, open_browser=browser)
 
 
 @app.command()

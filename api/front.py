@@ -26,6 +26,7 @@ from api.app import SecurityHeaders
 from api.cors import CrossOrigin
 from api.metrics import PREFIX, Given, gpu_families
 from api.problems import Boundary, problem
+from api.sending import Paced, Readers
 from api.supervisor import Slot, Supervisor, Worker
 from gpu_render import __version__
 from gpu_render.errors import StartupError
@@ -61,13 +62,18 @@ def end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
 
 
 def create_front(
-    supervisor: Supervisor, allowed_hosts: tuple[str, ...] = ("*",), cors_origins: tuple[str, ...] = ()
+    supervisor: Supervisor,
+    allowed_hosts: tuple[str, ...] = ("*",),
+    cors_origins: tuple[str, ...] = (),
+    readers: Readers | None = None,
 ) -> ASGIApp:
     """The application that a server on the public address runs. Its lifespan starts and ends the workers."""
     app: ASGIApp = Boundary(Front(supervisor))
     if cors_origins:
         app = CrossOrigin(app, cors_origins)
     app = SecurityHeaders(app)
+    if readers is not None:
+        app = Paced(app, readers)
     if "*" not in allowed_hosts:
         app = TrustedHostMiddleware(app, allowed_hosts=list(allowed_hosts), www_redirect=False)
     return app

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.problems import RESPONSES
+from api.sending import Readers
 from api.service import Service, service_of
 from gpu_render import __version__
 from gpu_render.archive import ArchiveStatus
@@ -34,6 +35,8 @@ FIGURES = {
     "queue_waiting": "Pictures that wait for the device",
     "loads_waiting": "Frames that wait to be read and decoded",
     "prefetches_waiting": "Prefetches that wait until nobody else does",
+    "answer_bytes_waiting": "Parts of answers that their readers have not taken yet",
+    "slow_readers_cut_off_total": "Answers broken off because nothing of them was read",
     "host_cache_bytes": "Decoded frames held in the host's memory",
     "host_cache_frames": "Decoded frames held in the host's memory",
     "host_cache_hits_total": "Requests whose frame was held in the host's memory",
@@ -221,7 +224,8 @@ async def get_metrics(request: Request) -> Response:
     service, metrics = service_of(request), cast(Metrics, request.app.state.metrics)
     renderer = service.renderer
     about = about_family(renderer.backend.name, renderer.backend.description)
-    families = [about, *figure_families(renderer.figures())]
+    readers = cast(Readers, request.app.state.readers)
+    families = [about, *figure_families(renderer.figures() | readers.figures())]
 
     def text() -> bytes:  # off the event loop: a GPU in trouble may let NVML wait, and the index is a file
         return metrics.text([*families, *_service_families(service, metrics.reads_gpus)])

@@ -20,6 +20,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from api.app import create_app
+from api.sending import Connection
 from gpu_render.memory import keep_freed_memory
 from gpu_render.settings import Settings
 
@@ -51,8 +52,9 @@ def main(make_app: Callable[[Settings], ASGIApp] = _service) -> int:
     _set_up_logging(order.number)
     keep_freed_memory()
     threading.Thread(target=_end_with_supervisor, daemon=True).start()
+    settings = Settings(**order.settings)
     config = uvicorn.Config(
-        make_app(Settings(**order.settings)),
+        make_app(settings),
         uds=order.socket,
         access_log=False,
         log_config=None,
@@ -62,6 +64,7 @@ def main(make_app: Callable[[Settings], ASGIApp] = _service) -> int:
         forwarded_allow_ips="*",  # whoever may connect to the socket: the front, or a proxy of the operator's
         timeout_keep_alive=75,  # longer than the front keeps idle connections, so that it never sends into a closed one
         timeout_graceful_shutdown=DRAIN_S,
+        http=Connection.with_limit(settings.stall_limit_s),
     )
     server = uvicorn.Server(config)
     try:

@@ -61,8 +61,17 @@ class Settings(BaseSettings):
         default=None, description="proof table of gpu-render prove; none: the one that is shipped"
     )
     queue_capacity: int = Field(default=1024, ge=1, description="jobs that may wait; the next one gets a 503")
+    lookahead_frames: int = Field(
+        default=16, ge=0, le=1024, description="frames decoded ahead of somebody who scrolls; 0: none"
+    )
     stream_bytes: int = Field(
         default=256 * MIB, ge=0, description="frames that answers of many frames may have ahead together [byte]"
+    )
+    answer_bytes: int = Field(
+        default=256 * MIB, ge=0, description="parts of answers that readers have not taken yet, together [byte]"
+    )
+    stall_limit_s: float = Field(
+        default=60.0, gt=0, description="longest that a connection may stand still in a request or an answer [s]"
     )
     max_batch: int = Field(default=32, ge=1, le=4096, description="frames rendered in one launch")
     max_frame_bytes: int = Field(default=1024 * MIB, ge=1, description="largest decoded frame [byte]")
