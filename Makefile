@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 SOURCES := pyproject.toml requirements.lock viewer/build_hook.py viewer/package-lock.json viewer/index.html viewer/docs.html \
 	viewer/vite.config.ts viewer/tsconfig.json $(shell find viewer/src -type f 2>/dev/null)
 
-.PHONY: help setup system test test-system clients gpu gpu-test lint format demo conformance screenshot bench mutation bench-huge bench-gpu fuzz-setup fuzz lock clean
+.PHONY: help setup system test test-system clients gpu gpu-test lint format demo conformance screenshot bench mutation bench-huge bench-index bench-metadata bench-gpu fuzz-setup fuzz lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -64,6 +64,12 @@ bench: setup ## time to a slice, per transfer syntax; takes a few minutes
 
 bench-huge: setup ## objects of 200,000 frames: time and memory to index them, time to a frame; takes several minutes
 	$(BIN)/python -m benchmarks.huge
+
+bench-metadata: setup ## metadata of series of 1,000 and 3,000 instances over HTTP; takes several minutes
+	$(BIN)/python -m benchmarks.metadata
+
+bench-index: setup ## an index of 10,000 to 1,000,000 instances, and scans; takes about ten minutes; URL=postgresql://... adds a database
+	$(BIN)/python -m benchmarks.index $(if $(URL),--url $(URL))
 
 bench-gpu: gpu ## needs an NVIDIA GPU: its kernel beside a copy, and series beside the CPU and NVIDIA's plug-in
 	$(BIN)/python -m benchmarks.roofline

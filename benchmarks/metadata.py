@@ -194,6 +194,8 @@ def measure(folder: Path, plan: Plan, console: Console) -> record.Run:
         with _bar(console) as bar:
             task = bar.add_task("measuring", total=len(cases) * plan.rounds)
             for _ in range(plan.rounds):
+                scale_client.close()  # a round may be longer than the server keeps an idle connection
+                scale_client.ask(next(same))
                 for case in cases:
                     for _ in range(plan.per_round):
                         keep(found, (case.group, case.request, case.state), case.client.ask(next(case.questions)))

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import zlib
 from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -33,6 +34,9 @@ PIECE_BYTES = 256 * 1024
 #: As the archive writes it. No text inside a value can look the same: its quotes would have backslashes.
 _RELATIVE = b'"BulkDataURI":"bulkdata/'
 _GZIP = 16 + zlib.MAX_WBITS
+#: A piece takes a tenth of a second to make. The threads that look frames up stay free, though all series of a study
+#: be asked for at once.
+_THREADS = ThreadPoolExecutor(4, thread_name_prefix="metadata")
 
 
 def pieces(
@@ -74,7 +78,7 @@ class InThreads:
 
     async def next(self) -> bytes | None:
         """What it yields next, None at its end. A step that is given up runs to its end before ``aclose`` returns."""
-        self._running = asyncio.ensure_future(asyncio.to_thread(next, self._steps, None))
+        self._running = asyncio.get_running_loop().run_in_executor(_THREADS, next, self._steps, None)
         return await asyncio.shield(self._running)
 
     async def aclose(self) -> None:

@@ -275,11 +275,11 @@ def search(database: Database, db: Connection, query: Query) -> list[DicomJson]:
             _study_answer(studies[row.study_id], query) | _series_answer(of_series[row.series_id], query, own=True)
             for row in rows
         ]
-    instances = _instance_parts(db, [row.image_id for row in rows])
+    instances = _instance_answers(db, [row.image_id for row in rows], query)
     return [
         _study_answer(studies[row.study_id], query)
         | _series_answer(of_series[row.series_id], query)
-        | _instance_answer(instances[row.image_id], query)
+        | instances[row.image_id]
         for row in rows
     ]
 
@@ -386,20 +386,22 @@ def _series_parts(db: Connection, ids: Iterable[int]) -> dict[int, _Part]:
     return parts
 
 
-def _instance_parts(db: Connection, ids: Iterable[int]) -> dict[int, _Part]:
+def _instance_answers(db: Connection, ids: Iterable[int], query: Query) -> dict[int, DicomJson]:
+    """Made at once of each: thousands of whole data sets take too much memory."""
     columns = (image.c.sop_instance_uid, *instance.c, metadata.c.body)
-    query = (
+    wanted = (
         select(*columns)
         .join(instance, instance.c.image_id == image.c.id)
         .outerjoin(metadata, metadata.c.image_id == image.c.id)
     )
-    parts = {}
+    answers = {}
     for chunk in _chunks(ids):
-        for row in db.execute(query.where(image.c.id.in_(chunk))):
+        for row in db.execute(wanted.where(image.c.id.in_(chunk))):
             whole = orjson.loads(zlib.decompress(row.body)) if row.body else _instance_columns(row)
             whole["00080018"] = element("UI", row.sop_instance_uid)  # where the file has none it was made up
-            parts[row.image_id] = _Part(whole, {"00083002": element("UI", row.transfer_syntax_uid)})
-    return parts
+            part = _Part(whole, {"00083002": element("UI", row.transfer_syntax_uid)})
+            answers[row.image_id] = _instance_answer(part, query)
+    return answers
 
 
 def _instance_columns(row: Any) -> DicomJson:
