@@ -161,12 +161,13 @@ class EncodedFrame:
 class DecodedFrame:
     """Samples in host memory. ``layout`` describes *these* samples: a decoder that undoes a colour transform or
     interleaves planes returns a layout that says so. ``samples`` has ``layout.shape`` and ``layout.dtype``, C order,
-    and is not yet masked to Bits Stored; or it is packed, and becomes so."""
+    and is not yet masked to Bits Stored; or it is packed, and becomes so. ``version`` is the file's, where known."""
 
     samples: Samples | Packed
     layout: PixelLayout
     decoder: str
     timings: Mapping[str, float] = field(default_factory=dict)
+    version: str = ""
 
 
 @dataclass(slots=True, eq=False)

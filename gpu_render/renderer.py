@@ -25,7 +25,7 @@ from gpu_render.priority import Priority, PriorityExecutor
 from gpu_render.reference import FrameRef
 from gpu_render.render_queue import RenderQueue
 from gpu_render.settings import Settings
-from gpu_render.turns import Turns
+from gpu_render.turns import Line, Turns
 from gpu_render.view import Stage, View
 from gpu_render.workers import WorkerPool
 from kernels import Backend
@@ -162,7 +162,14 @@ class Renderer:
             frame.left()
         if samples is None:
             raise CorruptPixelData("the decoder gave no samples")
-        return DecodedFrame(samples, frame.layout, frame.decoder, timings)
+        return DecodedFrame(samples, frame.layout, frame.decoder, timings, frame.version)
+
+    async def load_ahead(self, ref: FrameRef) -> None:
+        """Decode a frame into the cache when nobody waits for anything. Raises any RenderError; cancel to drop it."""
+        async with self.turns.prefetch(Line.LOOK_AHEAD):
+            self._forget_changed_files()
+            if not self.cache.holds(ref):
+                await self._held(ref, Priority.PREFETCH, {}, by_cpu=False)
 
     async def encoded(self, ref: FrameRef, priority: Priority = Priority.INTERACTIVE) -> EncodedFrame:
         """The frame as it is stored, read when its turn among the loads comes. Raises what ``Archive.fetch`` raises,

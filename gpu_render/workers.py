@@ -30,6 +30,7 @@ OPERATIONS: Mapping[str, str] = {
     "parse": "gpu_render.archive.parse:parse_file",
     "metadata": "gpu_render.archive.instance:metadata_of_file",
     "bulkdata": "gpu_render.archive.instance:bulkdata_of_file",
+    "rewrite": "gpu_render.archive.rewrite:rewrite_file",
     "colours": "gpu_render.pictures.colour:convert_payload",
 }
 """What a worker can do, as ``module:function``; imported in the worker, when first asked for."""

@@ -161,6 +161,30 @@ class OpenInstance:
     nbytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class PixelPlace:
+    """Where the pixels of a file are: element ``tag`` of ``vr``, whose value has ``length`` [byte] (None: undefined)
+    from ``offset`` on, in the inflated data set where ``inflate_offset`` is not 0. ``word_bytes``: of how many bytes
+    the words are that big endian has in another order, else 1."""
+
+    tag: int
+    vr: str
+    offset: int
+    length: int | None
+    word_bytes: int
+    inflate_offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rewritten:
+    """A stored object without its pixels, in Explicit VR Little Endian: ``head`` from the preamble to the elements
+    before them, ``tail`` those behind them; where the file has the pixels themselves, None where there are none."""
+
+    head: bytes
+    tail: bytes
+    pixels: PixelPlace | None
+
+
 DicomJson = dict[str, Any]
 """A data set in the DICOM JSON Model (PS3.18 annex F): tag as eight hex digits -> {"vr": ..., "Value": [...]}."""
 
@@ -257,6 +281,14 @@ class Archive(Protocol):
     def bulkdata(self, instance: InstanceRecord, path: str) -> bytes:
         """The value of one element, little-endian, by its tag as eight hex digits, or tags and item numbers (from 1)
         of the sequences around it: ``52009230/1/00289145/1/00281201``. Raises NotFound."""
+        ...
+
+    def rewritten(
+        self, instance: InstanceRecord, transfer_syntax_uid: str, changes: Sequence[tuple[int, str, int | str]]
+    ) -> Rewritten:
+        """All of it but the pixels, as a file in another transfer syntax of explicit VR and little endian. ``changes``:
+        tag, VR and value (of US: a number) of elements that become another. Raises NotFound, CorruptPixelData,
+        NotRenderable and TooLarge."""
         ...
 
     def open(self, instance: InstanceRecord) -> AbstractContextManager[OpenInstance]:

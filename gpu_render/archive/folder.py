@@ -24,7 +24,9 @@ from gpu_render.archive import (
     InstanceRecord,
     Level,
     OpenInstance,
+    PixelPlace,
     Query,
+    Rewritten,
     SeriesManifest,
     StudyRecord,
     UnreadableEntry,
@@ -310,6 +312,22 @@ class FolderArchive:
         if not answer.get("found"):
             raise NotFound(f"SOP Instance {instance.sop_instance_uid} has no such value")
         return bytes(value)
+
+    def rewritten(
+        self, instance: InstanceRecord, transfer_syntax_uid: str, changes: Sequence[tuple[int, str, int | str]]
+    ) -> Rewritten:
+        """All of it but the pixels, as a file in another transfer syntax. Raises NotFound, CorruptPixelData,
+        NotRenderable and TooLarge."""
+        meta = {
+            "transfer_syntax_uid": transfer_syntax_uid,
+            "sop_class_uid": instance.sop_class_uid,
+            "sop_instance_uid": instance.sop_instance_uid,
+            "changes": [list(change) for change in changes],
+        }
+        answer, result = self._read_in_worker("rewrite", instance, meta)
+        head, place = answer["head_bytes"], answer["pixels"]
+        content = bytes(result)
+        return Rewritten(content[:head], content[head:], None if place is None else PixelPlace(**place))
 
     def _read_in_worker(
         self, operation: str, instance: InstanceRecord, meta: dict[str, Any]

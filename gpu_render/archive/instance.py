@@ -45,7 +45,7 @@ def metadata_of_file(meta: dict[str, Any], _payload: memoryview) -> tuple[dict[s
 
     Raises UnreadableFile and TooLarge.
     """
-    with _opened(meta) as (descriptor, file):
+    with opened(meta) as (descriptor, file):
         metadata = read_metadata(
             descriptor, file, decodable=meta["decodable"], spans=b"", limit=MAX_METADATA, groups=MAX_METADATA
         )
@@ -62,9 +62,9 @@ def bulkdata_of_file(meta: dict[str, Any], _payload: memoryview) -> tuple[dict[s
     steps = _steps(meta["path_in_data_set"])
     if not steps or steps[0] in PIXEL_TAGS:
         return {"found": False}, b""
-    with _opened(meta) as (descriptor, file):
+    with opened(meta) as (descriptor, file):
         value = None
-        for reader in _readers(descriptor, file):
+        for reader in readers(descriptor, file):
             value = value or _find(reader, len(reader.data), Scope(), steps, DEFAULT_ENCODINGS)
     return {"found": value is not None}, value or b""
 
@@ -78,8 +78,8 @@ def _steps(path: str) -> list[int]:
 
 
 @contextlib.contextmanager
-def _opened(meta: dict[str, Any]) -> Iterator[tuple[int, File]]:
-    """Raises UnreadableFile."""
+def opened(meta: dict[str, Any]) -> Iterator[tuple[int, File]]:
+    """The file that an operation is about, and its header. Raises UnreadableFile."""
     try:
         descriptor = open_beneath(meta["root"], os.fsencode(meta["path"]))
     except OSError as error:
@@ -97,7 +97,7 @@ def _opened(meta: dict[str, Any]) -> Iterator[tuple[int, File]]:
         os.close(descriptor)
 
 
-def _readers(descriptor: int, file: File) -> list[Reader]:
+def readers(descriptor: int, file: File) -> list[Reader]:
     """What reads the elements before the pixels, and those behind them."""
     place, end = stretches(descriptor, file), pixels_end(descriptor, file, b"")
     head = head_reader(descriptor, place)
