@@ -14,6 +14,7 @@ from gpu_render.order import Orders
 from gpu_render.priority import Priority, PriorityExecutor
 from gpu_render.renderer import Renderer
 from gpu_render.settings import Settings
+from gpu_render.transcode import Transcoder
 
 T = TypeVar("T")
 
@@ -29,6 +30,7 @@ class Service:
     orders: Orders
     room: Room
     encoders: PriorityExecutor
+    transcoder: Transcoder
     store: Store | None = None
 
 

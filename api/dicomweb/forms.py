@@ -1,22 +1,24 @@
 """Which form of a frame or of an instance a request gets (PS3.18 8.7.3 and 8.7.8): media type and transfer syntax."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from api.dicomweb.multipart import MEDIA_TYPE
 from api.negotiation import MediaRange
 from gpu_render.decode import DECODERS
 from gpu_render.errors import NotAcceptable
+from gpu_render.frame import PixelLayout
+from gpu_render.transcode import EXPLICIT_LE, MADE, can
 
 DICOM = "application/dicom"
 OCTETS = "application/octet-stream"
 
-EXPLICIT_LE = "1.2.840.10008.1.2.1"
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
-HTJ2K_RPCL = "1.2.840.10008.1.2.4.202"
 
 #: Transfer syntaxes whose frames are the same bytes as in Explicit VR Little Endian.
-_LITTLE_ENDIAN = {"1.2.840.10008.1.2", EXPLICIT_LE, "1.2.840.10008.1.2.1.98", "1.2.840.10008.1.2.1.99"}
+_LITTLE_ENDIAN = {"1.2.840.10008.1.2", EXPLICIT_LE, "1.2.840.10008.1.2.1.99"}
+#: Those in which no frame is sent: big endian is ruled out by PS3.18 8.7.3, and frames of plain samples may be padded.
+_NOT_SENT = {BIG_ENDIAN, "1.2.840.10008.1.2.1.98"}
 
 #: PS3.18 Table 8.7.3-5: the media type of a compressed frame. Any other is application/octet-stream.
 _MEDIA_TYPES = {
@@ -59,17 +61,17 @@ def media_type_of(transfer_syntax_uid: str) -> str:
 
 
 def stored_form(transfer_syntax_uid: str) -> str | None:
-    """The transfer syntax that the stored bytes of a frame are sent in as they are; None for Big Endian, which
-    PS3.18 8.7.3 rules out. So it does Implicit VR; for a frame that is the same as Explicit VR."""
+    """The transfer syntax that the stored bytes of a frame are sent in as they are, None where there is none.
+    PS3.18 8.7.3 rules Implicit VR out; for a frame it is the same as Explicit VR."""
     if transfer_syntax_uid in _LITTLE_ENDIAN:
         return EXPLICIT_LE
-    return None if transfer_syntax_uid == BIG_ENDIAN else transfer_syntax_uid
+    return None if transfer_syntax_uid in _NOT_SENT else transfer_syntax_uid
 
 
-def frame_syntaxes(stored_uid: str, can_make: Sequence[str]) -> list[str]:
-    """Transfer syntaxes in which a frame can be had, the stored one first. ``can_make``: of what can be decoded."""
+def frame_syntaxes(stored_uid: str, layout: PixelLayout) -> list[str]:
+    """Transfer syntaxes in which a frame can be had, the stored one first."""
     stored = stored_form(stored_uid)
-    made = can_make if stored_uid in DECODERS else ()
+    made = [uid for uid in MADE if can(stored_uid, layout, uid)]
     return list(dict.fromkeys([*([stored] if stored else []), *made]))
 
 
@@ -157,7 +159,7 @@ def _instance_form(entry: MediaRange, one: bool) -> InstanceForm | None:
     return InstanceForm(entry.parameters.get("transfer-syntax", default), multipart)
 
 
-def instance_syntax(form: InstanceForm, stored_uid: str, can_make: Sequence[str]) -> str | None:
+def instance_syntax(form: InstanceForm, stored_uid: str, can_make: Callable[[str], bool]) -> str | None:
     """The transfer syntax in which an instance is sent, its stored one where it is sent as it is; None: not at all.
 
     By default what was compressed with loss stays as it is (PS3.18 8.7.3.4 allows it): decoding it would make the
@@ -165,12 +167,11 @@ def instance_syntax(form: InstanceForm, stored_uid: str, can_make: Sequence[str]
     """
     if form.syntax in ("*", stored_uid):
         return stored_uid
-    decoder = DECODERS.get(stored_uid)
-    wanted = form.syntax or EXPLICIT_LE
-    can_be_had = decoder is not None and wanted in can_make
     if form.syntax:
-        return wanted if can_be_had else None
-    return wanted if can_be_had and decoder is not None and not decoder.may_be_lossy else stored_uid
+        return form.syntax if can_make(form.syntax) else None
+    decoder = DECODERS.get(stored_uid)
+    stays = stored_uid == EXPLICIT_LE or (decoder is not None and decoder.may_be_lossy) or not can_make(EXPLICIT_LE)
+    return stored_uid if stays else EXPLICIT_LE
 
 
 PDF = "application/pdf"

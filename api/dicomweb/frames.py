@@ -6,14 +6,13 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
 from api.arrays import caching
 from api.batches import patiently
 from api.dicomweb.bodies import held, loaded_ahead, streamed, unchanged
-from api.dicomweb.forms import EXPLICIT_LE, Form, choose_frame_form, frame_syntaxes, stored_form
+from api.dicomweb.forms import Form, choose_frame_form, frame_syntaxes, stored_form
 from api.dicomweb.multipart import Framing, digest, multipart, single
 from api.negotiation import MediaRange
 from api.service import Service, while_connected
@@ -21,12 +20,10 @@ from api.streaming import Part
 from gpu_render import PIPELINE_VERSION
 from gpu_render.archive import FrameRecord
 from gpu_render.errors import CorruptPixelData, InvalidFrameNumber, NotFound, NotRenderable
-from gpu_render.frame import PixelLayout
+from gpu_render.frame import EncodedFrame, PixelLayout
 from gpu_render.priority import Priority
 from gpu_render.reference import FrameRef
-
-MADE = (EXPLICIT_LE,)
-"""Transfer syntaxes that frames can be had in where they are stored in another one."""
+from gpu_render.transcode import EXPLICIT_LE
 
 _LIST = re.compile(r"[0-9]{1,10}(,[0-9]{1,10})*", re.ASCII)
 
@@ -63,9 +60,7 @@ class Frames:
         """A frame: read once, and decoded only where it has to be."""
         if "if-none-match" in self.request.headers:
             record = await asyncio.to_thread(self.service.archive.describe, ref)
-            known = unchanged(
-                self.request, _tagged(self.form(record.transfer_syntax_uid, 1), (ref,), record.version)[1]
-            )
+            known = unchanged(self.request, _tagged(self.form(record, 1), (ref,), record.version)[1])
             if known is not None:
                 return known
         form, frame = await while_connected(self.request, self._read(ref))
@@ -76,7 +71,7 @@ class Frames:
         """Frames in this order, each a part."""
         record = await asyncio.to_thread(self.service.archive.describe, refs[0])
         _require(refs, record)
-        form = self.form(record.transfer_syntax_uid, len(refs))
+        form = self.form(record, len(refs))
         return await self._streamed(refs, record, form, lambda tag, _: _framing(form, tag, len(refs)))
 
     async def pixel_data(self, first: FrameRef) -> Response:
@@ -84,18 +79,18 @@ class Frames:
         record = await asyncio.to_thread(self.service.archive.describe, first)
         count = record.number_of_frames
         refs = [replace(first, frame_number=number) for number in range(1, count + 1)]
-        form = self.form(record.transfer_syntax_uid, 1)
+        form = self.form(record, 1)
         if form.transfer_syntax_uid != EXPLICIT_LE:
-            form = self.form(record.transfer_syntax_uid, count)
+            form = self.form(record, count)
         if form.transfer_syntax_uid != EXPLICIT_LE:
             return await self._streamed(refs, record, form, lambda tag, _: _framing(form, tag, count))
         if count > 1 and _begin_inside_bytes(record.layout):
             raise NotRenderable("frames that begin inside a byte are offered one by one, below frames/")
         return await self._streamed(refs, record, form, lambda tag, size: _value(form, tag, count, size))
 
-    def form(self, stored_uid: str, frames: int) -> Form:
-        """The form that is liked most of what frames in a transfer syntax can be had in. Raises NotAcceptable."""
-        syntaxes = frame_syntaxes(stored_uid, MADE)
+    def form(self, stored: FrameRecord | EncodedFrame, frames: int) -> Form:
+        """The form that is liked most of those that can be had. Raises NotAcceptable."""
+        syntaxes = frame_syntaxes(stored.transfer_syntax_uid, stored.layout)
         return choose_frame_form(self.ranges, syntaxes, frames)
 
     async def _streamed(
@@ -132,26 +127,19 @@ class Frames:
     async def _read(self, ref: FrameRef) -> tuple[Form, FrameBytes]:
         """A frame in the form that is liked most, which its transfer syntax decides."""
         encoded = await self.service.renderer.encoded(ref, self.priority)
-        form = self.form(encoded.transfer_syntax_uid, 1)
+        form = self.form(encoded, 1)
         if form.transfer_syntax_uid == stored_form(encoded.transfer_syntax_uid):
             return form, FrameBytes(encoded.data, encoded.version)
-        return form, await self._made(ref, form.transfer_syntax_uid, self.priority, encoded.version)
+        made = await self.service.transcoder.frame(ref, form.transfer_syntax_uid, self.priority)
+        return form, FrameBytes(made.data, made.version)
 
     async def _frame(self, record: FrameRecord, ref: FrameRef, uid: str, priority: Priority) -> FrameBytes:
         """A frame in a transfer syntax; ``record`` is of the same instance."""
         if uid == stored_form(record.transfer_syntax_uid):
             encoded = await self.service.renderer.encoded(ref, priority)
             return FrameBytes(encoded.data, encoded.version)
-        return await self._made(ref, uid, priority, record.version)
-
-    async def _made(self, ref: FrameRef, uid: str, priority: Priority, version: str) -> FrameBytes:
-        """A frame in a transfer syntax that it is not stored in."""
-        decoded = await self.service.renderer.decoded(ref, priority)
-        samples = decoded.samples
-        assert isinstance(samples, np.ndarray), uid
-        if decoded.layout.bits_allocated == 1:
-            return FrameBytes(np.packbits(samples.reshape(-1).view(np.uint8), bitorder="little").data, version)
-        return FrameBytes(np.ascontiguousarray(samples).reshape(-1).view(np.uint8).data, version)
+        made = await self.service.transcoder.frame(ref, uid, priority)
+        return FrameBytes(made.data, made.version)
 
 
 def most_bytes(layout: PixelLayout) -> int:

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from api.arrays import caching
 from api.dicomweb import PREFIX
 from api.dicomweb.bodies import held, unchanged
-from api.dicomweb.forms import DICOM, EXPLICIT_LE, OCTETS, PDF, choose_bulkdata_form
+from api.dicomweb.forms import DICOM, OCTETS, PDF, choose_bulkdata_form
 from api.dicomweb.frames import Frames, parse_frames
 from api.dicomweb.instances import Instances
 from api.dicomweb.multipart import MEDIA_TYPE, digest, multipart, single
@@ -19,6 +19,7 @@ from api.problems import RESPONSES
 from api.service import ClientGone, priority_of, service_of, while_connected
 from gpu_render.errors import NotAcceptable
 from gpu_render.reference import FrameRef, check_uid
+from gpu_render.transcode import EXPLICIT_LE
 
 router = APIRouter(prefix=PREFIX, tags=["DICOMweb"], responses=RESPONSES)
 

@@ -4,8 +4,6 @@ import pytest
 
 from api.dicomweb.forms import (
     DICOM,
-    EXPLICIT_LE,
-    HTJ2K_RPCL,
     OCTETS,
     Form,
     InstanceForm,
@@ -18,8 +16,10 @@ from api.dicomweb.forms import (
 )
 from api.negotiation import parse_accept
 from gpu_render.errors import NotAcceptable
+from gpu_render.frame import PixelLayout
+from gpu_render.transcode import EXPLICIT_LE, HTJ2K_RPCL, MADE
 
-MADE = (EXPLICIT_LE, HTJ2K_RPCL)
+LAYOUT = PixelLayout(512, 512, 1, 16, 12, 11, 0, "MONOCHROME2")
 IMPLICIT, BIG, DEFLATED = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"
 JPEG, JPEG_LS, J2K, RLE = (
     "1.2.840.10008.1.2.4.50",
@@ -36,7 +36,7 @@ STORED_LS = Form("image/jls", JPEG_LS, True)
 
 
 def chosen(accept: str, stored: str, frames: int = 1) -> Form:
-    return choose_frame_form(parse_accept(accept), frame_syntaxes(stored, MADE), frames)
+    return choose_frame_form(parse_accept(accept), frame_syntaxes(stored, LAYOUT), frames)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_quality_comes_before_that() -> None:
 def test_what_cannot_be_had_is_refused_with_a_list_of_what_can(accept: str, stored: str) -> None:
     with pytest.raises(NotAcceptable, match="offered are parts of multipart/related") as refused:
         chosen(accept, stored)
-    assert media_type_of(frame_syntaxes(stored, MADE)[0]) in str(refused.value)
+    assert media_type_of(frame_syntaxes(stored, LAYOUT)[0]) in str(refused.value)
 
 
 def test_several_frames_need_parts() -> None:
@@ -176,11 +176,19 @@ def test_instances_together_are_parts() -> None:
     ],
 )
 def test_the_transfer_syntax_of_an_instance(asked: str, stored: str, sent: str | None) -> None:
-    assert instance_syntax(InstanceForm(asked, True), stored, MADE) == sent
+    assert instance_syntax(InstanceForm(asked, True), stored, lambda uid: stored != JPIP and uid in MADE) == sent
 
 
-def test_without_a_transcoder_the_default_is_the_stored_form() -> None:
-    assert instance_syntax(InstanceForm("", True), J2K, ()) == J2K
+def test_what_cannot_be_rewritten_is_sent_as_it_is_by_default() -> None:
+    assert instance_syntax(InstanceForm("", True), J2K, lambda _: False) == J2K
+    assert instance_syntax(InstanceForm(EXPLICIT_LE, True), J2K, lambda _: False) is None
+
+
+def test_floating_point_is_not_offered_as_htj2k() -> None:
+    layout = PixelLayout(4, 4, 1, 32, 32, 31, 0, "MONOCHROME2", is_float=True)
+    assert frame_syntaxes(EXPLICIT_LE, layout) == [EXPLICIT_LE]
+    assert frame_syntaxes(BIG, LAYOUT) == [EXPLICIT_LE, HTJ2K_RPCL]
+    assert frame_syntaxes(JPIP, LAYOUT) == [JPIP]
 
 
 @pytest.mark.parametrize(

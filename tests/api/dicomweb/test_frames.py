@@ -5,17 +5,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
+from pydicom.pixels.utils import pixel_array
 from pydicom.uid import UID
 from starlette.testclient import TestClient
 
-from api.dicomweb.forms import EXPLICIT_LE, OCTETS, media_type_of, stored_form
+from api.dicomweb.forms import OCTETS, media_type_of, stored_form
 from gpu_render.decode import DECODERS
+from gpu_render.transcode import EXPLICIT_LE, HTJ2K_RPCL
 from tests.api.answers import SERIES, STUDY, Answers, assert_problem, serve
-from tests.api.dicomweb.bodies import parts
+from tests.api.dicomweb.bodies import parts, parts_of
 from tests.data import encapsulate, image, sample, write, write_image
 from tests.encoded import frames_of
 
@@ -161,6 +164,25 @@ def test_samples_are_decoded_as_pydicom_does(client: TestClient, name: str) -> N
     assert [part.data for part in found] == explicit(sample(name))[:1]
 
 
+def test_decoded_colours_are_in_the_form_that_the_metadata_declare(client: TestClient) -> None:
+    """Y1 Y2 Cb Cr of two pixels for YBR_FULL_422, by planes for Planar Configuration 1: viewers rely on it."""
+    dataset = read(sample("examples_ybr_color.dcm"))
+    assert dataset.PhotometricInterpretation == "YBR_FULL_422"
+    found = parts(get(client, f"{url_of(sample('examples_ybr_color.dcm'))}/frames/1", DECODED))[0].data
+    assert len(found) == 2 * dataset.Rows * dataset.Columns
+    luminance = np.frombuffer(found, np.uint8).reshape(-1, 4)[:, :2].reshape(dataset.Rows, dataset.Columns)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        want = pixel_array(sample("examples_ybr_color.dcm"), index=0, raw=True)[..., 0]
+    assert np.abs(luminance.astype(int) - want).max() <= 1
+    big = read(sample("ExplVR_BigEnd.dcm"))
+    assert (big.PlanarConfiguration, big.BitsAllocated) == (1, 8)
+    planes = parts(get(client, f"{url_of(sample('ExplVR_BigEnd.dcm'))}/frames/1", DECODED))[0].data
+    assert np.array_equal(
+        np.moveaxis(np.frombuffer(planes, np.uint8).reshape(3, big.Rows, big.Columns), 0, -1), big.pixel_array
+    )
+
+
 @pytest.mark.parametrize("accept", [None, "*/*", 'multipart/related; type="*/*"', "multipart/related"])
 def test_whoever_takes_anything_gets_samples(
     lossless: TestClient, lossless_files: dict[str, Path], accept: str | None
@@ -213,6 +235,37 @@ def test_a_list_is_answered_in_its_order_with_what_it_repeats(
     assert [part.data.rstrip(b"\0") for part in stored] == [
         bytes(list(frames_of(path))[number].data).rstrip(b"\0") for number in (2, 1, 2)
     ]
+
+
+# --- HTJ2K for progressive viewers --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", LOSSLESS)
+def test_frames_are_coded_anew_without_loss(lossless: TestClient, lossless_files: dict[str, Path], name: str) -> None:
+    path = lossless_files[name]
+    url = f"{url_of(path)}/frames/"
+    accept = f"multipart/related; type=image/jphc; transfer-syntax={HTJ2K_RPCL}"
+    found = parts(get(lossless, url + "3,1", accept))
+    assert {part.content_type for part in found} == {f"image/jphc; transfer-syntax={HTJ2K_RPCL}"}
+    for part, number in zip(found, (2, 0), strict=True):
+        assert imagecodecs.htj2k_decode(part.data).astype("<u2").tobytes() == explicit(path)[number]
+    assert found[0] == parts(get(lossless, url + "3", accept))[0]
+
+
+def test_a_progressive_viewer_glues_ranges_together(lossless: TestClient, lossless_files: dict[str, Path]) -> None:
+    """As Cornerstone3D does: the first bytes, whose end is unknown, then the rest by Content-Range's total."""
+    url = f"{url_of(lossless_files['rle'])}/frames/4"
+    accept = f"multipart/related; type=application/octet-stream; transfer-syntax={HTJ2K_RPCL}"
+    first = get(lossless, url, accept, Range="bytes=0-512")
+    total = int(first.headers["content-range"].split("/")[1])
+    assert total > 600
+    rest = get(lossless, url, accept, Range=f"bytes=513-{total}")
+    assert (first.status_code, rest.status_code) == (206, 206)
+    glued = first.content + rest.content
+    assert glued == get(lossless, url, accept).content
+    found = parts_of(first.headers["content-type"], glued)
+    samples = imagecodecs.htj2k_decode(found[0].data).astype("<u2").tobytes()
+    assert samples == explicit(lossless_files["rle"])[3]
 
 
 # --- what is refused ----------------------------------------------------------------------------------------
@@ -436,4 +489,4 @@ def test_a_first_frame_that_cannot_be_had_is_an_error(built: Answers) -> None:
 
 
 def test_every_decoder_has_a_form() -> None:
-    assert {uid for uid in DECODERS if stored_form(uid) is None} == {"1.2.840.10008.1.2.2"}
+    assert {uid for uid in DECODERS if stored_form(uid) is None} == {"1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.98"}

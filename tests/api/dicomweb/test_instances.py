@@ -6,12 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pydicom
 import pytest
+from pydicom.encaps import generate_frames
+from pydicom.uid import UID
 from starlette.testclient import TestClient
 
-from api.dicomweb.forms import DICOM, EXPLICIT_LE, OCTETS
+from api.dicomweb.forms import DICOM, OCTETS
+from gpu_render.transcode import EXPLICIT_LE, HTJ2K_RPCL
 from tests.api.answers import SERIES, STUDY, Answers, assert_problem, serve
 from tests.api.dicomweb.bodies import parts
 from tests.data import image, sample, write, write_image
@@ -238,6 +242,118 @@ def test_every_bulk_data_uri_of_the_metadata_resolves(client: TestClient) -> Non
             found.add(tag)
     assert "7FE00010" in found
     assert len(found) > 1
+
+
+# --- rewritten ----------------------------------------------------------------------------------------------
+
+RLE = "1.2.840.10008.1.2.5"
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[TestClient, dict[str, bytes]]]:
+    """A series of RLE, Implicit VR, lossy JPEG and a document, and its files by SOP Instance UID."""
+    root = tmp_path_factory.mktemp("mixed")
+    samples = np.stack([np.arange(1200, dtype=np.uint16).reshape(30, 40) + 1000 * n for n in range(3)])
+    for number, syntax in enumerate((RLE, "1.2.840.10008.1.2"), 1):
+        path = write_image(root / f"{number}.dcm", samples, SOPInstanceUID=f"1.2.4.5.{number}", InstanceNumber=number)
+        dataset = pydicom.dcmread(path)
+        if syntax == RLE:
+            dataset.compress(syntax, generate_instance_uid=False)
+        else:
+            dataset.file_meta.TransferSyntaxUID = UID(syntax)
+        dataset.save_as(path)
+    jpeg = pydicom.dcmread(sample("SC_rgb_jpeg_dcmtk.dcm"))
+    jpeg.StudyInstanceUID, jpeg.SeriesInstanceUID, jpeg.SOPInstanceUID, jpeg.InstanceNumber = (
+        STUDY,
+        SERIES,
+        "1.2.4.5.3",
+        3,
+    )
+    jpeg.file_meta.MediaStorageSOPInstanceUID = UID("1.2.4.5.3")
+    jpeg.save_as(root / "3.dcm")
+    document = image(1, 1, SOPInstanceUID="1.2.4.5.4", InstanceNumber=4, Rows=..., Columns=...)
+    write(root / "4.dcm", document | {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.88.11"})
+    with serve(root) as running:
+        yield running.client, {f"1.2.4.5.{n}": (root / f"{n}.dcm").read_bytes() for n in range(1, 5)}
+
+
+def rewritten(number: int) -> str:
+    return url_of(STUDY, SERIES, f"1.2.4.5.{number}")
+
+
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("accept", [f"{STAR[:-1]}{EXPLICIT_LE}", STAR.split("; transfer")[0]])
+def test_an_instance_in_explicit_vr(mixed: tuple[TestClient, dict[str, bytes]], number: int, accept: str) -> None:
+    client, files = mixed
+    response = get(client, rewritten(number), accept)
+    (part,) = parts(response)
+    assert part.content_type == f"{DICOM}; transfer-syntax={EXPLICIT_LE}"
+    assert response.headers["content-length"] == str(len(response.content))
+    found = pydicom.dcmread(io.BytesIO(part.data))
+    assert found.file_meta.TransferSyntaxUID == EXPLICIT_LE
+    held = pydicom.dcmread(io.BytesIO(files[f"1.2.4.5.{number}"]))
+    assert np.array_equal(found.pixel_array, held.pixel_array)
+    assert {e.tag for e in found} == {e.tag for e in held}
+    alone = get(client, rewritten(number), f"application/dicom; transfer-syntax={EXPLICIT_LE}")
+    assert alone.content == part.data
+    cut = get(client, rewritten(number), accept, Range="bytes=500-1500")
+    assert (cut.status_code, cut.content) == (206, response.content[500:1501])
+    tail = get(client, rewritten(number), accept, Range="bytes=-700")
+    assert tail.content == response.content[-700:]
+
+
+def test_an_instance_in_htj2k(mixed: tuple[TestClient, dict[str, bytes]]) -> None:
+    client, files = mixed
+    (part,) = parts(get(client, rewritten(1), f"{STAR[:-1]}{HTJ2K_RPCL}"))
+    assert part.content_type == f"{DICOM}; transfer-syntax={HTJ2K_RPCL}"
+    found = pydicom.dcmread(io.BytesIO(part.data))
+    want = pydicom.dcmread(io.BytesIO(files["1.2.4.5.1"])).pixel_array
+    frames = generate_frames(found.PixelData, number_of_frames=3)
+    for number, frame in enumerate(frames):
+        assert np.array_equal(imagecodecs.htj2k_decode(frame), want[number])
+
+
+def test_by_default_lossy_pixels_and_documents_stay_as_they_are(mixed: tuple[TestClient, dict[str, bytes]]) -> None:
+    client, files = mixed
+    found = parts(get(client, f"/dicomweb/studies/{STUDY}", STAR.split("; transfer")[0]))
+    assert [part.transfer_syntax_uid for part in found] == [
+        EXPLICIT_LE,
+        EXPLICIT_LE,
+        "1.2.840.10008.1.2.4.50",
+        EXPLICIT_LE,
+    ]
+    assert [part.data for part in found[2:]] == [files["1.2.4.5.3"], files["1.2.4.5.4"]]
+    assert [part.data for part in found[:2]] == [
+        parts(get(client, rewritten(number), f"{STAR[:-1]}{EXPLICIT_LE}"))[0].data for number in (1, 2)
+    ]
+
+
+def test_of_several_syntaxes_each_instance_gets_the_best_it_can_be_had_in(
+    mixed: tuple[TestClient, dict[str, bytes]],
+) -> None:
+    client, _ = mixed
+    htj2k = f"{STAR[:-1]}{HTJ2K_RPCL}"
+    refused = get(client, f"/dicomweb/studies/{STUDY}", htj2k)
+    assert_problem(refused, 406, "1.2.4.5.4", EXPLICIT_LE)
+    found = parts(get(client, f"/dicomweb/studies/{STUDY}", f"{STAR}; q=0.5, {htj2k}"))
+    assert [part.transfer_syntax_uid for part in found] == [HTJ2K_RPCL, HTJ2K_RPCL, HTJ2K_RPCL, EXPLICIT_LE]
+    for number in (1, 4):
+        response = get(client, rewritten(number), f"{STAR[:-1]}1.2.840.10008.1.2.4.80")
+        assert response.status_code == 406
+
+
+def test_what_is_rewritten_is_the_same_each_time(mixed: tuple[TestClient, dict[str, bytes]]) -> None:
+    client, _ = mixed
+    tags = set()
+    for syntax in (EXPLICIT_LE, HTJ2K_RPCL, "*"):
+        first, second = (get(client, rewritten(1), STAR[:-1] + syntax) for _ in range(2))
+        assert first.content == second.content
+        assert first.headers["etag"] == second.headers["etag"]
+        assert get(client, rewritten(1), STAR[:-1] + syntax, If_None_Match=first.headers["etag"]).status_code == 304
+        tags.add(first.headers["etag"])
+    assert len(tags) == 3
+    head = client.head(rewritten(1), headers={"Accept": STAR[:-1] + HTJ2K_RPCL})
+    assert (head.status_code, head.content) == (200, b"")
 
 
 def test_no_patient_data_in_errors(answers: Answers) -> None:
