@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, Protocol, TypeVar
 
-from cachetools import LRUCache
+from cachetools import Cache, LRUCache
 
 
 class Kept(Protocol):
@@ -71,6 +71,11 @@ class FrameCache(Generic[V]):
             return None
         self.hits += 1
         return value
+
+    def holds(self, key: Hashable) -> bool:
+        """Whether the value is there; unlike ``peek`` that is no use of it."""
+        value = Cache.__getitem__(self._values, key) if key in self._values else None
+        return value is not None and not value.is_gone
 
     async def get(self, key: Hashable, load: Callable[[], Awaitable[V]]) -> V:
         """The value of ``key``, loaded by ``load`` where it is not held. Raises what ``load`` raises."""

@@ -42,7 +42,7 @@ class _Track:
 
 
 class LookAhead:
-    """Follows who asks for frames one after the other, by adjacency alone: several people may scroll through one series.
+    """Follows who asks for frames one after the other, by adjacency alone: several may scroll through one series.
 
     ``frames``: how many ahead, 0 for none. ``order_of`` gives the order of a series (blocking); ``load`` puts a frame
     into the cache when nobody waits for anything else; ``is_held`` says whether it is there. Lives on one event loop.
@@ -75,7 +75,7 @@ class LookAhead:
         task.add_done_callback(self._following.discard)
 
     def figures(self) -> dict[str, float]:
-        """Counters for ``/metrics``: frames whose decoding was begun, dropped before it was done, and asked for later."""
+        """Counters for ``/metrics``: loads that were begun, those dropped before they were done, and those of use."""
         return {
             "lookahead_begun_total": self._begun,
             "lookahead_dropped_total": self._dropped,
