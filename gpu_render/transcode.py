@@ -1,4 +1,4 @@
-"""Frames and whole instances in a transfer syntax that they are not stored in: see docs/decisions/0012.
+"""Frames and whole instances in a transfer syntax that they are not stored in: see docs/decisions/0013.
 
 Two can be made: Explicit VR Little Endian, and HTJ2K (RPCL) Lossless for viewers that show a picture while it arrives.
 A frame by itself goes to a client that has the data set's metadata as they are stored, so its samples are in the form
