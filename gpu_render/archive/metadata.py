@@ -12,6 +12,7 @@ import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from json.encoder import encode_basestring as quoted
+from typing import Any
 
 import numpy as np
 from pydicom.charset import convert_encodings, decode_bytes
@@ -285,6 +286,11 @@ _CONVERT: dict[bytes, Convert] = {
 # --- the data set -------------------------------------------------------------------------------------------
 
 
+_REMEMBERED_BYTES = 512
+_MOST_REMEMBERED = 20_000
+# The elements seen last, with their texts: most of a file are those of the one before it, of the same series.
+_remembered: dict[tuple[Any, ...], str] = {}
+
 Member = tuple[int, str]
 """Tag of an element, and its JSON text: name and object."""
 
@@ -304,6 +310,7 @@ class _Writer:
         self._path = path
         self._left = left
         self._tag = 0
+        self._context = self._find_context()
 
     def bulk(self) -> str:
         """F.2.6: the value of the element at hand is to be fetched."""
@@ -318,6 +325,22 @@ class _Writer:
         ]
 
     def _member(self, tag: int, vr: bytes, start: int, length: int, scope: Scope) -> str:
+        if length > _REMEMBERED_BYTES or tag == SPECIFIC_CHARACTER_SET or tag in PIXEL_TAGS:
+            return self._made(tag, vr, start, length, scope)
+        key = (tag, vr, bytes(self.reader.data[start : start + length]), scope.signed, self._context)
+        text = _remembered.get(key)
+        if text is None:
+            text = self._made(tag, vr, start, length, scope)
+            if "BulkDataURI" not in text:  # which says where the element is
+                if len(_remembered) >= _MOST_REMEMBERED:
+                    _remembered.clear()
+                _remembered[key] = text
+            return text
+        self.reader.at = start + length
+        self._take(text)
+        return text
+
+    def _made(self, tag: int, vr: bytes, start: int, length: int, scope: Scope) -> str:
         self._tag = tag
         if vr == b"SQ":
             text = self._sequence(length, scope)
@@ -326,15 +349,23 @@ class _Writer:
         elif length:
             value = bytes(self.reader.data[start : start + length])
             if tag == SPECIFIC_CHARACTER_SET:
-                self.encodings = encodings_of(value)
-                value = b"ISO_IR 192"
+                self.encodings, value = encodings_of(value), b"ISO_IR 192"
+                self._context = self._find_context()
             text = _CONVERT[vr](self, value) or ""
         else:
             text = ""
-        self._left[0] -= len(text) if vr != b"SQ" else 0
+        if vr != b"SQ":
+            self._take(text)
+        return f'"{tag:08X}":{{"vr":"{vr.decode()}"{text}}}'
+
+    def _take(self, text: str) -> None:
+        self._left[0] -= len(text)
         if self._left[0] < 0:
             raise TooLongError
-        return f'"{tag:08X}":{{"vr":"{vr.decode()}"{text}}}'
+
+    def _find_context(self) -> tuple[Any, ...]:
+        """What the text of an element depends on beside the element itself."""
+        return self.reader.implicit, self.order, *self.encodings
 
     def root_members(self, *, lenient: bool = False) -> tuple[list[Member], bool]:
         """Of the data set itself, and whether that is all: what is too long is left out.

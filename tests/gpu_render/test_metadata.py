@@ -522,3 +522,23 @@ def test_elements_out_of_order_are_put_in_order() -> None:
     made = raw(data.element(0x00283010, Raw("SQ", sequence)) + data.element(0x00204000, b"a ", vr="LT"))
     assert list(made["00283010"]["Value"][0]) == ["00283002", "00283003"]
     assert made["00204000"]["Value"] == ["a"]
+
+
+def test_elements_that_were_seen_before_are_told_apart() -> None:
+    """The same bytes in another character set, byte order or sign."""
+    for _ in range(2):
+        for character_set, text in (("ISO_IR 100", "ä"), ("ISO_IR 144", "ф"), ("ISO_IR 126", "δ")):
+            made = image(SpecificCharacterSet=character_set, StudyDescription=Raw("LO", b"\xe4 "))
+            assert made["00081030"]["Value"] == [text]
+        for syntax, signed, value in ((IMPLICIT_LE, 0, 0xFFFE), (IMPLICIT_LE, 1, -2), (EXPLICIT_BE, 1, -257)):
+            padding = Raw("SS" if signed else "US", b"\xfe\xff")
+            made = image(syntax, PixelRepresentation=signed, VOILUTSequence=[{"SmallestImagePixelValue": padding}])
+            assert made["00283010"]["Value"][0]["00280106"]["Value"] == [value]
+
+
+def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpu_render.archive.metadata._MOST_REMEMBERED", 10)
+    monkeypatch.setattr("gpu_render.archive.metadata._remembered", remembered := {})
+    for number in range(3):
+        assert image(InstanceNumber=number)["00200013"]["Value"] == [number]
+        assert len(remembered) <= 10
