@@ -25,6 +25,7 @@ from gpu_render.archive.store import Store, served_roots
 from gpu_render.decode.device import check
 from gpu_render.decode.proof import load_file
 from gpu_render.errors import RenderError
+from gpu_render.lookahead import LookAhead
 from gpu_render.order import Orders
 from gpu_render.priority import PriorityExecutor
 from gpu_render.renderer import Renderer
@@ -179,10 +180,15 @@ async def running(settings: Settings, scan_progress: Progress | None = None) -> 
             stack.enter_context(contextlib.closing(store))
         if settings.scan:
             stack.enter_context(contextlib.closing(Scanner(archive, settings.rescan_interval_s, scan_progress)))
+        orders = Orders(archive)
+        lookahead = LookAhead(
+            settings.lookahead_frames, settings.cache_bytes, orders.of, renderer.load_ahead, renderer.cache.holds
+        )
         warming = asyncio.get_running_loop().run_in_executor(None, _warm, pool)
         try:
-            yield Service(settings, archive, renderer, Orders(archive), room, encoders, transcoder, store)
+            yield Service(settings, archive, renderer, orders, room, encoders, lookahead, transcoder, store)
         finally:
+            await lookahead.close()
             await warming
 
 

@@ -22,6 +22,7 @@ from api.service import ClientGone, priority_of, service_of, while_connected
 from gpu_render.archive import ImageRecord
 from gpu_render.errors import NotFound
 from gpu_render.frame import RenderedFrame, Rescale
+from gpu_render.priority import Priority
 from gpu_render.reference import FrameRef
 
 router = APIRouter(prefix="/dicom-viewer/api", tags=["old viewer"], responses=RESPONSES)
@@ -132,6 +133,8 @@ async def get_image_data(
         shown = await while_connected(request, service.renderer.render(ref, view, priority_of(request)))
     except ClientGone:
         return Response(status_code=499)
+    if priority_of(request) is Priority.INTERACTIVE:
+        service.lookahead.saw(ref, shown.decoder)
     tag = etag(ref, view, f"old {media_type}", shown.version)
     return await asyncio.to_thread(_answer, image, ref, shown, media_type, tag)
 

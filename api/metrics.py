@@ -35,6 +35,9 @@ FIGURES = {
     "queue_waiting": "Pictures that wait for the device",
     "loads_waiting": "Frames that wait to be read and decoded",
     "prefetches_waiting": "Prefetches that wait until nobody else does",
+    "lookahead_begun_total": "Frames that were to be decoded before somebody who scrolls asked for them",
+    "lookahead_dropped_total": "Those of them that were dropped, because they turned or stopped",
+    "lookahead_used_total": "Those of them that were asked for",
     "answer_bytes_waiting": "Parts of answers that their readers have not taken yet",
     "slow_readers_cut_off_total": "Answers broken off because nothing of them was read",
     "host_cache_bytes": "Decoded frames held in the host's memory",
@@ -225,7 +228,7 @@ async def get_metrics(request: Request) -> Response:
     renderer = service.renderer
     about = about_family(renderer.backend.name, renderer.backend.description)
     readers = cast(Readers, request.app.state.readers)
-    families = [about, *figure_families(renderer.figures() | readers.figures())]
+    families = [about, *figure_families(renderer.figures() | service.lookahead.figures() | readers.figures())]
 
     def text() -> bytes:  # off the event loop: a GPU in trouble may let NVML wait, and the index is a file
         return metrics.text([*families, *_service_families(service, metrics.reads_gpus)])

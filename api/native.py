@@ -10,6 +10,7 @@ from api.negotiation import choose
 from api.problems import RESPONSES
 from api.service import ClientGone, Service, priority_of, service_of, while_connected
 from gpu_render.errors import BadRequest
+from gpu_render.priority import Priority
 from gpu_render.reference import FrameRef
 from gpu_render.view import Stage, View, parse_region, parse_viewport, parse_window
 
@@ -70,10 +71,13 @@ async def frame_response(request: Request, service: Service, ref: FrameRef, view
         tag = etag(ref, view, media_type, service.archive.describe(ref).version)
         if matches(known, tag):
             return Response(status_code=304, headers=caching(tag))
+    priority = priority_of(request)
     try:
-        frame = await while_connected(request, service.renderer.render(ref, view, priority_of(request)))
+        frame = await while_connected(request, service.renderer.render(ref, view, priority))
     except ClientGone:
         return Response(status_code=499)
+    if priority is Priority.INTERACTIVE:
+        service.lookahead.saw(ref, frame.decoder)
     tag = etag(ref, view, media_type, frame.version)
     if known == "*":  # whether there is any picture: only rendering tells
         return Response(status_code=304, headers=caching(tag))

@@ -10,6 +10,7 @@ from fastapi import Request
 from gpu_render.ahead import Room
 from gpu_render.archive import Archive
 from gpu_render.archive.store import Store
+from gpu_render.lookahead import LookAhead
 from gpu_render.order import Orders
 from gpu_render.priority import Priority, PriorityExecutor
 from gpu_render.renderer import Renderer
@@ -30,6 +31,7 @@ class Service:
     orders: Orders
     room: Room
     encoders: PriorityExecutor
+    lookahead: LookAhead
     transcoder: Transcoder
     store: Store | None = None
 

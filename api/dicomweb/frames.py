@@ -19,6 +19,7 @@ from api.service import Service, while_connected
 from api.streaming import Part
 from gpu_render import PIPELINE_VERSION
 from gpu_render.archive import FrameRecord
+from gpu_render.decode import find_decoder
 from gpu_render.errors import CorruptPixelData, InvalidFrameNumber, NotFound, NotRenderable
 from gpu_render.frame import EncodedFrame, PixelLayout
 from gpu_render.priority import Priority
@@ -131,6 +132,8 @@ class Frames:
         if form.transfer_syntax_uid == stored_form(encoded.transfer_syntax_uid):
             return form, FrameBytes(encoded.data, encoded.version)
         made = await self.service.transcoder.frame(ref, form.transfer_syntax_uid, self.priority)
+        if self.priority is Priority.INTERACTIVE:
+            self.service.lookahead.saw(ref, find_decoder(encoded.transfer_syntax_uid).codec)
         return form, FrameBytes(made.data, made.version)
 
     async def _frame(self, record: FrameRecord, ref: FrameRef, uid: str, priority: Priority) -> FrameBytes:
