@@ -537,8 +537,9 @@ def test_elements_that_were_seen_before_are_told_apart() -> None:
 
 
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    remembered: dict[tuple[Any, ...], str] = {}
     monkeypatch.setattr("gpu_render.archive.metadata._MOST_REMEMBERED", 10)
-    monkeypatch.setattr("gpu_render.archive.metadata._remembered", remembered := {})
+    monkeypatch.setattr("gpu_render.archive.metadata._remembered", remembered)
     for number in range(3):
         assert image(InstanceNumber=number)["00200013"]["Value"] == [number]
         assert len(remembered) <= 10
