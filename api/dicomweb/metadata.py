@@ -12,11 +12,12 @@ from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import orjson
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from api.dicomweb import PREFIX
-from api.dicomweb.qido import DICOM_JSON, MEDIA_TYPES
+from api.dicomweb.qido import DICOM_JSON, MEDIA_TYPES, SERIES_UID, SOP_INSTANCE_UID, STUDY_UID
 from api.documents import CACHING, GZIP_LEVEL, gzip_accepted, not_modified, weak_etag
 from api.negotiation import choose
 from api.problems import RESPONSES
@@ -47,7 +48,7 @@ def pieces(
     piece, mark = bytearray(), b"["
     for record, text in zip(records, texts, strict=True):
         uri = f'"BulkDataURI":"{instance_path(root, record)}/bulkdata/'
-        text = mark + text.replace(_RELATIVE, uri.encode())
+        text = mark + addressed(text, record).replace(_RELATIVE, uri.encode())
         piece += pack.compress(text) if pack else text
         mark = b","
         if len(piece) >= PIECE_BYTES:
@@ -55,6 +56,20 @@ def pieces(
             piece.clear()
     piece += pack.compress(b"]") + pack.flush() if pack else b"]"
     yield bytes(piece)
+
+
+def addressed(text: bytes, record: InstanceRecord) -> bytes:
+    """``text`` with the UIDs that the instance has in URLs. A file without one gets one by which it can be asked for,
+    and a client learns it from here."""
+    uids = (
+        (SOP_INSTANCE_UID, record.sop_instance_uid),
+        (STUDY_UID, record.study_instance_uid),
+        (SERIES_UID, record.series_instance_uid),
+    )
+    if all(f'"{tag}":{{"vr":"UI","Value":["{uid}"]}}'.encode() in text for tag, uid in uids):
+        return text
+    found = orjson.loads(text) | {tag: {"vr": "UI", "Value": [uid]} for tag, uid in uids}
+    return orjson.dumps(found, option=orjson.OPT_SORT_KEYS)
 
 
 def instance_path(root: str, record: InstanceRecord) -> str:

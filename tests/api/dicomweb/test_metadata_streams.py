@@ -39,6 +39,8 @@ def text_of(record: InstanceRecord, filler: int = 0) -> bytes:
     """As the archive writes it. The comment is there to be mistaken for bulk data."""
     members = {
         "00080018": {"vr": "UI", "Value": [record.sop_instance_uid]},
+        "0020000D": {"vr": "UI", "Value": [STUDY]},
+        "0020000E": {"vr": "UI", "Value": [SERIES]},
         "00104000": {"vr": "LT", "Value": ['"BulkDataURI":"bulkdata/00104000" ' + "x" * filler]},
         "7FE00010": {"vr": "OW", "BulkDataURI": "bulkdata/7FE00010"},
     }
@@ -63,6 +65,18 @@ def test_all_texts_in_order_with_bulk_data_from_the_root(count: int, packed: boo
         assert one["00104000"]["Value"][0].startswith('"BulkDataURI":"bulkdata/00104000" x')
     assert all(len(piece) < PIECE_BYTES + 10_000 for piece in found)
     assert (len(found) > 1) == (count == 300 and not packed)
+
+
+@pytest.mark.parametrize("missing", ["00080018", "0020000D", "0020000E"])
+def test_a_uid_that_the_file_lacks_is_the_one_of_its_url(missing: str) -> None:
+    members = json.loads(text_of(record(7)))
+    whole = dict(members)
+    del members[missing]
+    text = json.dumps(members, separators=(",", ":"), ensure_ascii=False).encode()
+    (found,) = json.loads(b"".join(joined([record(7)], iter([text]), packed=False)))
+    assert found[missing] == whole[missing]
+    assert list(found) == sorted(found)
+    assert found["7FE00010"]["BulkDataURI"].startswith("/dicomweb/studies/1.2/")
 
 
 @pytest.mark.parametrize("there", [0, 2, 4])
