@@ -35,7 +35,7 @@ from api.app import create_app
 from api.arrays import window_text
 from api.front import create_front
 from api.native import parse_view
-from api.sending import Connection, Readers
+from api.sending import Connection, Readers, allow_connections
 from api.supervisor import Supervisor, choose_gpus, socket_directory, worker_settings
 from gpu_render import __version__
 from gpu_render.archive.file import FileArchive
@@ -207,6 +207,7 @@ class Server(uvicorn.Server):
 def run_server(service: ASGIApp, host: str, port: int, settings: Settings, open_browser: bool = False) -> None:
     """Serve until SIGINT or SIGTERM."""
     keep_freed_memory()
+    allow_connections()
     config = uvicorn.Config(
         service,
         host=host,

@@ -7,6 +7,7 @@ budget, and where it is exceeded, the one that has taken nothing for longest is 
 
 import asyncio
 import logging
+import resource
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -148,6 +149,13 @@ class Paced:
                 await send({"type": "http.response.body", "body": b""})
         finally:
             self._readers.end(reader)
+
+
+def allow_connections() -> None:
+    """Let this process have as many connections and files open as the system allows it: 1,024 are few for a server."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard and hard != resource.RLIM_INFINITY:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 class Connection(HttpToolsProtocol):

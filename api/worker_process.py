@@ -20,7 +20,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from api.app import create_app
-from api.sending import Connection
+from api.sending import Connection, allow_connections
 from gpu_render.memory import keep_freed_memory
 from gpu_render.settings import Settings
 
@@ -51,6 +51,7 @@ def main(make_app: Callable[[Settings], ASGIApp] = _service) -> int:
     order = Order(**json.loads(_read_line(0)))
     _set_up_logging(order.number)
     keep_freed_memory()
+    allow_connections()
     threading.Thread(target=_end_with_supervisor, daemon=True).start()
     settings = Settings(**order.settings)
     config = uvicorn.Config(

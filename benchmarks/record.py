@@ -133,6 +133,48 @@ class Rate(_Record):
         return self.count / float(np.median(self.seconds))
 
 
+class Beside(_Record):
+    """One kind of request, asked alone and while others wait, in turns of the same run."""
+
+    group: str = Field(description="what the slices are stored as")
+    request: str
+    others: str = Field(description="what waits meanwhile")
+    others_waiting: int = Field(description="least that waited after the last request of a turn")
+    alone: Summary
+    beside: Summary
+
+    @property
+    def p95_percent(self) -> float:
+        """By how much the others raise the 95th percentile [%]."""
+        alone, beside = self.alone.p95_ms, self.beside.p95_ms
+        return 100 * (beside / alone - 1) if alone and beside else 0.0
+
+
+class Refusal(_Record):
+    """How soon a full service says so."""
+
+    situation: str
+    waiting: int = Field(description="requests that were under way")
+    answer: Summary = Field(description="from the request to its 503")
+
+
+class Stream(_Record):
+    """Frames of one series: in one answer, or one by one."""
+
+    group: str = Field(description="what the slices are stored as")
+    frames: int = Field(ge=1)
+    nbytes: int = Field(description="of samples")
+    way: str
+    first: Summary = Field(description="from the request to the last byte of the first frame")
+    total: Summary = Field(description="to the last byte of the last one")
+    peak_bytes: int = Field(description="most memory resident in the service")
+
+    @property
+    def gigabytes_per_s(self) -> float:
+        """By the median pass."""
+        return self.nbytes / self.total.median_ms / 1e6
+
+
 class Gpu(_Record):
     name: str
     memory_bytes: int
@@ -180,6 +222,9 @@ class Run(_Record):
     objects: tuple[Object, ...] = Field(default=(), description="objects of very many frames, where they are measured")
     kernels: tuple[Kernel, ...] = Field(default=(), description="kernels beside copies, where they are measured")
     throughputs: tuple[Throughput, ...] = Field(default=(), description="many slices, where they are measured")
+    besides: tuple[Beside, ...] = Field(default=(), description="requests beside others, where they are measured")
+    refusals: tuple[Refusal, ...] = Field(default=(), description="503s, where they are measured")
+    streams: tuple[Stream, ...] = Field(default=(), description="series as a whole, where they are measured")
     rates: tuple[Rate, ...] = Field(default=(), description="many files or instances, where they are measured")
 
 

@@ -5,6 +5,7 @@ import contextlib
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -263,3 +264,9 @@ def test_a_slow_but_steady_reader_gets_all_of_it(served: Served) -> None:
                 received += answer.read(1 << 16)
                 time.sleep(0.05)
         assert received == expected
+
+
+def test_the_service_may_have_as_many_connections_as_the_system_allows(served: Served) -> None:
+    limits = Path(f"/proc/{served.process.pid}/limits").read_text()
+    soft, hard = next(line.split()[3:5] for line in limits.splitlines() if line.startswith("Max open files"))
+    assert soft == hard
