@@ -30,6 +30,8 @@ SAMPLES = {
     "palette": "examples_palette.dcm",
     "sr": "reportsi.dcm",
     "dose": "rtdose_1frame.dcm",
+    "bits": "liver_1frame.dcm",
+    "us": "examples_ybr_color.dcm",
     **{row["sample"]: row["sample"] for row in TABLES["transfer_syntax"] if "sample" in row},
 }
 RAMP = np.arange(64 * 64, dtype="<u2").reshape(64, 64)
