@@ -31,10 +31,17 @@ _LIST = re.compile(r"[0-9]{1,10}(,[0-9]{1,10})*", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class FrameBytes:
-    """One frame in the transfer syntax that was asked for; ``version`` is the file's."""
+    """One frame in the transfer syntax that was asked for; ``version`` is the file's, ``decoder`` that of its pixels,
+    ``none`` where its bytes are those that were stored."""
 
     data: Part
     version: str
+    decoder: str = "none"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What tells users which decoder ran."""
+        return {"X-Decode-Backend": self.decoder}
 
 
 def parse_frames(study: str, series: str, instance: str, text: str) -> list[FrameRef]:
@@ -65,8 +72,10 @@ class Frames:
             if known is not None:
                 return known
         form, frame = await while_connected(self.request, self._read(ref))
+        if frame.decoder != "none" and self.priority is Priority.INTERACTIVE:
+            self.service.lookahead.saw(ref, frame.decoder)
         tag, headers = _tagged(form, (ref,), frame.version)
-        return held(self.request, _framing(form, tag, 1), (frame.data,), headers)
+        return held(self.request, _framing(form, tag, 1), (frame.data,), headers | frame.headers)
 
     async def many(self, refs: Sequence[FrameRef]) -> Response:
         """Frames in this order, each a part."""
@@ -108,6 +117,7 @@ class Frames:
             return known
         first = await while_connected(self.request, self._frame(record, refs[0], uid, self.priority))
         tag, headers = _tagged(form, refs, first.version)
+        headers |= first.headers
         size = len(first.data)
         priority = max(self.priority, Priority.THUMBNAIL)  # whoever waits for any single frame comes before the rest
 
@@ -131,18 +141,20 @@ class Frames:
         form = self.form(encoded, 1)
         if form.transfer_syntax_uid == stored_form(encoded.transfer_syntax_uid):
             return form, FrameBytes(encoded.data, encoded.version)
-        made = await self.service.transcoder.frame(ref, form.transfer_syntax_uid, self.priority)
-        if self.priority is Priority.INTERACTIVE:
-            self.service.lookahead.saw(ref, find_decoder(encoded.transfer_syntax_uid).codec)
-        return form, FrameBytes(made.data, made.version)
+        return form, await self._made(encoded, ref, form.transfer_syntax_uid, self.priority)
 
     async def _frame(self, record: FrameRecord, ref: FrameRef, uid: str, priority: Priority) -> FrameBytes:
         """A frame in a transfer syntax; ``record`` is of the same instance."""
         if uid == stored_form(record.transfer_syntax_uid):
             encoded = await self.service.renderer.encoded(ref, priority)
             return FrameBytes(encoded.data, encoded.version)
+        return await self._made(record, ref, uid, priority)
+
+    async def _made(
+        self, stored: FrameRecord | EncodedFrame, ref: FrameRef, uid: str, priority: Priority
+    ) -> FrameBytes:
         made = await self.service.transcoder.frame(ref, uid, priority)
-        return FrameBytes(made.data, made.version)
+        return FrameBytes(made.data, made.version, find_decoder(stored.transfer_syntax_uid).codec)
 
 
 def most_bytes(layout: PixelLayout) -> int:

@@ -217,6 +217,13 @@ def test_the_type_of_an_image_gets_the_stored_frame(client: TestClient, shown: l
     assert len(seen) == 6
 
 
+def test_an_answer_says_which_decoder_ran(client: TestClient) -> None:
+    url = f"{url_of(sample('693_J2KI.dcm'))}/frames/1"
+    decoded = client.get(url, headers={"Accept": 'multipart/related; type="application/octet-stream"'})
+    stored = client.get(url, headers={"Accept": "multipart/related; type=image/jp2; transfer-syntax=*"})
+    assert [answer.headers["x-decode-backend"] for answer in (decoded, stored)] == ["jpeg2000", "none"]
+
+
 def test_one_frame_alone(client: TestClient) -> None:
     response = get(client, f"{url_of(sample(CT))}/frames/1", OCTETS)
     assert response.headers["content-type"] == f"{OCTETS}; transfer-syntax={EXPLICIT_LE}"
