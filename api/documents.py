@@ -12,8 +12,8 @@ from api.negotiation import parse_accept
 
 #: Lists change, so that a browser has to ask; what it kept it may use after a 304.
 CACHING = {"Cache-Control": "private, no-cache", "Vary": "Accept, Accept-Encoding, Authorization"}
-#: Of zlib's levels: slices' data sets resemble each other, and from level 4 on that is found. 1 is no faster, 6 is
-#: slower and saves little; ``python -m benchmarks.metadata --levels`` measures it.
+#: Of zlib's levels: slices' data sets resemble each other, which is found from level 4 on. Higher ones take longer
+#: and save little more; ``python -m benchmarks.metadata --levels`` measures it.
 GZIP_LEVEL = 5
 #: Below this a packet is sent anyhow [byte].
 _WORTH_GZIP = 1024

@@ -297,6 +297,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _bar(console) as bar:
             task = bar.add_task("files", total=plan.instances)
             folder = prepare(options.data, plan.large, plan.many, lambda: bar.advance(task))
+            bar.update(task, completed=plan.instances)
         if options.levels:
             levels(folder, plan, console)
             return 0
