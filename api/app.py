@@ -28,7 +28,7 @@ from gpu_render.errors import RenderError
 from gpu_render.lookahead import LookAhead
 from gpu_render.order import Orders
 from gpu_render.priority import PriorityExecutor
-from gpu_render.renderer import Renderer
+from gpu_render.renderer import Renderer, for_people
 from gpu_render.settings import Settings
 from gpu_render.transcode import Transcoder
 from gpu_render.workers import WorkerPool
@@ -51,21 +51,25 @@ SECURITY_HEADERS = {
     "Content-Security-Policy": CONTENT_SECURITY_POLICY,
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
 }
 
 
 class SecurityHeaders:
-    """Pure ASGI: adds SECURITY_HEADERS to every answer without touching its body."""
+    """Pure ASGI: adds SECURITY_HEADERS to every answer without touching its body.
 
-    def __init__(self, app: ASGIApp) -> None:
+    ``shared``: pages of other origins may use the answers, in an ``<img>`` as well.
+    """
+
+    def __init__(self, app: ASGIApp, *, shared: bool = False) -> None:
         self._app = app
+        policy = "cross-origin" if shared else "same-origin"
+        self._headers = {**SECURITY_HEADERS, "Cross-Origin-Resource-Policy": policy}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def add(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                for name, value in SECURITY_HEADERS.items():
+                for name, value in self._headers.items():
                     headers.setdefault(name, value)
             await send(message)
 
@@ -139,7 +143,7 @@ def create_app(
     app.add_middleware(HeadAsGet)
     if chosen.cors_origins:
         app.add_middleware(CrossOrigin, origins=chosen.cors_origins)
-    app.add_middleware(SecurityHeaders)
+    app.add_middleware(SecurityHeaders, shared=bool(chosen.cors_origins))
     app.state.readers = Readers(chosen.answer_bytes, chosen.stall_limit_s)
     app.add_middleware(Paced, readers=app.state.readers)
     if "*" not in chosen.allowed_hosts:
@@ -156,7 +160,8 @@ async def running(settings: Settings, scan_progress: Progress | None = None) -> 
     with contextlib.ExitStack() as stack:
         backend = stack.enter_context(contextlib.closing(open_backend(settings.backend, settings.device)))
         log.info("rendering on %s (%s)", backend.name, backend.description)
-        pool = stack.enter_context(contextlib.closing(WorkerPool(settings.workers)))
+        people = for_people(settings.workers)
+        pool = stack.enter_context(contextlib.closing(WorkerPool(settings.workers, spare=people)))
         background = stack.enter_context(contextlib.closing(WorkerPool(settings.workers, background=True)))
         archive = FolderArchive(
             served_roots(settings.roots, settings.store_path),
@@ -184,7 +189,7 @@ async def running(settings: Settings, scan_progress: Progress | None = None) -> 
         lookahead = LookAhead(
             settings.lookahead_frames, settings.cache_bytes, orders.of, renderer.load_ahead, renderer.cache.holds
         )
-        warming = asyncio.get_running_loop().run_in_executor(None, _warm, pool)
+        warming = asyncio.get_running_loop().run_in_executor(None, _warm, pool, background)
         try:
             yield Service(settings, archive, renderer, orders, room, encoders, lookahead, transcoder, store)
         finally:
@@ -199,9 +204,10 @@ def open_store(settings: Settings, archive: FolderArchive) -> Store | None:
     return Store(archive, settings.store_path, max_instance_bytes=settings.max_store_instance_bytes)
 
 
-def _warm(pool: WorkerPool) -> None:
-    """Start one worker ahead of the first request. That it cannot be started is for /health/ready to say."""
+def _warm(*pools: WorkerPool) -> None:
+    """Start one worker of each ahead of the first request. That it cannot be started is for /health/ready to say."""
     try:
-        pool.warm()
+        for pool in pools:
+            pool.warm()
     except (RenderError, OSError) as error:
         log.error("no decoder process can be started (%s)", type(error).__name__)

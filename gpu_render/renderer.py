@@ -46,8 +46,8 @@ class _Planned:
 class Renderer:
     """Owns the caches, the loading threads and the render queue; borrows archive, backend and worker pools.
 
-    ``proven``: what the backend's codec may decode. ``background``: processes that decode what nobody waits for, so
-    that those of ``pool`` are free when somebody does. One instance lives on one event loop.
+    ``proven``: what the backend's codec may decode. ``background``: processes that decode what nobody waits for.
+    One instance lives on one event loop.
     """
 
     def __init__(
@@ -66,8 +66,8 @@ class Renderer:
         self.device = Device(backend, settings.device_cache_percent)
         self._settings = settings
         self._proven = proven
-        reserved = 2 if background is None else min(settings.workers, 4)
-        self._loaders = PriorityExecutor(settings.workers + reserved, settings.queue_capacity, "load", reserved)
+        people = for_people(settings.workers)
+        self._loaders = PriorityExecutor(settings.workers + people, settings.queue_capacity, "load", reserved=people)
         self.turns = Turns(settings.workers, settings.queue_capacity)
         self.queue = RenderQueue(self.device, settings.queue_capacity, settings.max_batch)
         self._generation = archive.generation
@@ -290,7 +290,7 @@ class Renderer:
     def _decode(self, encoded: EncodedFrame, generation: int) -> tuple[DeviceFrame, float]:
         """On a loading thread: decode by the CPU. With the time it took [ms]."""
         begun = time.perf_counter()
-        pool = self.pool if self._urgency_of(encoded.ref) is Priority.INTERACTIVE else self._background
+        pool = self._background if self._urgency_of(encoded.ref) is Priority.PREFETCH else self.pool
         decoded = decode(encoded, pool, cores=os.cpu_count() or 1, packed=self.backend.unpacks)
         samples = decoded.samples
         (samples.data if isinstance(samples, Packed) else samples).setflags(write=False)  # answers are views of it
@@ -321,6 +321,11 @@ class Renderer:
         return RenderedFrame(
             picture.pixels, view.stage, picture.window, frame.decoder, picture.backend, timings, frame.version
         )
+
+
+def for_people(workers: int) -> int:
+    """Loading threads, and decoder processes, beside ``workers`` others that only do what a person waits for."""
+    return max(2, min(workers, 4))
 
 
 def _decoded_bytes(layout: PixelLayout) -> int:

@@ -50,7 +50,9 @@ _PASSED_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "LANG")
 
 
 class WorkerPool:
-    """Up to ``size`` processes, each doing one call at a time. Any number of threads may call.
+    """Up to ``size`` processes, each doing one call at a time, and ``spare`` more, started when they are needed: for
+    callers who keep to ``size`` with what can wait, so that there is always a process for what cannot. Any number of
+    threads may call.
 
     ``max_shared_bytes``: most that payload and result of one call may take together. A worker is replaced after
     ``max_calls`` calls, or when its own memory exceeds ``max_rss_bytes``. ``operations`` as in ``OPERATIONS``.
@@ -66,11 +68,13 @@ class WorkerPool:
         max_calls: int = 10_000,
         max_rss_bytes: int = 1024 * MIB,
         start_timeout_s: float = 60.0,
+        spare: int = 0,
         background: bool = False,
     ) -> None:
         if size < 1:
             raise ValueError("a pool has at least one worker")
         self.size = size
+        self._most = size + spare
         self._operations = dict(operations)
         self._max_shared_bytes = max_shared_bytes
         self._max_calls = max_calls
@@ -155,7 +159,7 @@ class WorkerPool:
 
     def _take(self) -> "_Worker":
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._busy < self.size)
+            self._changed.wait_for(lambda: self._closed or self._busy < self._most)
             if self._closed:
                 raise Overloaded("the service is shutting down")
             self._busy += 1

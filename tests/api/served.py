@@ -82,13 +82,17 @@ class Served:
         return _peak_bytes(self.process.pid)
 
     def forget_peak(self) -> None:
-        """Let ``peak_bytes`` count from now."""
-        Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
+        """Let ``peak_bytes`` and ``peak_bytes_of_children`` count from now."""
+        for pid in (self.process.pid, *self._children()):
+            Path(f"/proc/{pid}/clear_refs").write_text("5")
 
     def peak_bytes_of_children(self) -> list[int]:
         """The same of each worker process that is there now."""
+        return [_peak_bytes(pid) for pid in self._children()]
+
+    def _children(self) -> list[int]:
         children = (path.read_text().split() for path in Path(f"/proc/{self.process.pid}/task").glob("*/children"))
-        return [_peak_bytes(int(pid)) for found in children for pid in found]
+        return [int(pid) for found in children for pid in found]
 
 
 def _peak_bytes(pid: int) -> int:

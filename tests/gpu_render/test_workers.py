@@ -279,3 +279,19 @@ def test_many_threads_and_crashes_together(pool: WorkerPool) -> None:
 def test_a_process_that_cannot_begin_is_no_fault_of_the_bytes() -> None:
     with WorkerPool(1, operations={"missing": "no_such_module:nothing"}) as pool, pytest.raises(Overloaded):
         pool.call("missing", {}, b"", timeout_s=5, result_bytes=0, memory_bytes=0)
+
+
+def test_spare_processes_are_there_when_the_others_are_busy() -> None:
+    with WorkerPool(1, operations=OPERATIONS, spare=1) as pool, ThreadPoolExecutor(1) as threads:
+        assert pool.size == 1
+        neighbour = threads.submit(call, pool, "nap", b"neighbour", seconds=1.0)
+        until(lambda: pool.busy == 1)
+        assert call(pool, "echo", b"at once")[1] == b"at once"
+        assert not neighbour.done()
+
+
+def test_processes_in_the_background_stand_behind_others_and_may_take_longer() -> None:
+    with WorkerPool(1, operations=OPERATIONS, background=True) as pool:
+        ours = os.getpriority(os.PRIO_PROCESS, 0)
+        assert os.getpriority(os.PRIO_PROCESS, pid_of(pool)) == min(19, ours + 15)
+        assert call(pool, "nap", b"late", seconds=0.5, timeout_s=0.2)[1] == b"late"
