@@ -38,8 +38,10 @@ class PixelElement:
 
     @property
     def value_representation(self) -> str:
-        """The VR as it stands there, or that of Implicit VR Little Endian (PS3.5 A.1)."""
-        return self.vr or ("OB" if self.length == UNDEFINED_LENGTH else _PIXEL_VRS[self.keyword])
+        """The VR as it stands there, if it is one, or that of Implicit VR Little Endian (PS3.5 A.1)."""
+        if self.vr in ("OB", "OW", "OF", "OD", "UN"):
+            return self.vr
+        return "OB" if self.length == UNDEFINED_LENGTH else _PIXEL_VRS[self.keyword]
 
 
 @dataclass(frozen=True, slots=True)

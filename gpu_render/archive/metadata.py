@@ -295,7 +295,7 @@ Member = tuple[int, str]
 """Tag of an element, and its JSON text: name and object."""
 
 
-def _belongs(tag: int) -> bool:
+def belongs(tag: int) -> bool:
     """Group lengths are not in the model (F.2.2), nor is what belongs to files and messages."""
     return tag & 0xFFFF != 0 and tag >> 16 not in (0x0000, 0x0002)
 
@@ -321,7 +321,7 @@ class _Writer:
         return [
             (tag, self._member(tag, vr, start, length, scope))
             for tag, vr, start, length in self.reader.elements(end, scope)
-            if _belongs(tag)
+            if belongs(tag)
         ]
 
     def _member(self, tag: int, vr: bytes, start: int, length: int, scope: Scope) -> str:
@@ -375,7 +375,7 @@ class _Writer:
         reader, scope, members, whole = self.reader, Scope(), list[Member](), True
         try:
             for tag, vr, start, length in reader.elements(len(reader.data), scope):
-                if not _belongs(tag):
+                if not belongs(tag):
                     continue
                 left = self._left[0]
                 try:

@@ -14,7 +14,7 @@ from gpu_render.archive.dataset import PixelElement
 from gpu_render.archive.elements import PIXEL_TAGS, SHORT_VRS, IrregularError, Reader, Scope
 from gpu_render.archive.encapsulation import UNDEFINED_LENGTH
 from gpu_render.archive.instance import opened, readers
-from gpu_render.archive.metadata import WORD_BYTES, little_endian
+from gpu_render.archive.metadata import WORD_BYTES, belongs, little_endian
 from gpu_render.archive.parse import File
 from gpu_render.errors import CorruptPixelData, NotRenderable
 from gpu_render.header import whole_number
@@ -93,7 +93,7 @@ def write_elements(
     of one that is not there it is added. Raises IrregularError and NotRenderable."""
     written: dict[int, bytes] = {}
     for tag, vr, start, length in reader.elements(end, scope):
-        if tag & 0xFFFF == 0 or tag in (_LENGTH_TO_END, _PADDING) or (tag in changes and not scope.depth):
+        if not belongs(tag) or tag in (_LENGTH_TO_END, _PADDING) or (tag in changes and not scope.depth):
             continue
         if vr == b"SQ":
             try:

@@ -7,18 +7,24 @@ import contextlib
 import json
 import os
 import struct
+import tempfile
 import traceback
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pydicom
 
 from gpu_render.archive import parse
+from gpu_render.archive.elements import IrregularError, Reader, Scope
 from gpu_render.archive.encapsulation import OffsetTables, frame_spans, join_fragments
 from gpu_render.archive.functional_groups import FrameGroups
+from gpu_render.archive.instance import bulkdata_of_file, metadata_of_file
 from gpu_render.archive.records import geometry_from_json, layout_from_json, presentation_from_json
+from gpu_render.archive.rewrite import rewrite_file
 from gpu_render.decode.codestream import parse_jpeg, parse_jpeg2000
 from gpu_render.errors import CorruptPixelData, RenderError, UnreadableFile
 from gpu_render.lookup_tables import as_words, expand_segments, unpack_entries
@@ -136,6 +142,37 @@ def palette() -> dict[str, object]:
         colours[f"{name}PaletteColorLookupTableDescriptor"] = [4, 0, 16]
         colours[f"Segmented{name}PaletteColorLookupTableData"] = struct.pack("<6H", 0, 1, 9, 1, 3, 30)
     return data.image(1, 2, **colours)
+
+
+# --- whole objects, read on request -------------------------------------------------------------------------
+
+_PATHS = ("00281201", "00283000/1/00283006", "52009230/1/00289145/1/00281052", "7FE11010")
+
+
+def objects(content: bytes) -> None:
+    """A file: its metadata, a large value and the object rewritten, or typed errors; and what is rewritten can be taken
+    apart into elements, whatever the file was."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "a").write_bytes(content)
+        meta = {"root": folder, "path": "a"}
+        with contextlib.suppress(RenderError):
+            _, packed = metadata_of_file({**meta, "decodable": True}, memoryview(b""))
+            json.loads(zlib.decompress(packed))
+        for path in _PATHS:
+            with contextlib.suppress(RenderError):
+                bulkdata_of_file({**meta, "path_in_data_set": path}, memoryview(b""))
+        names = {"transfer_syntax_uid": data.EXPLICIT_LE, "sop_class_uid": "1.2", "sop_instance_uid": "1.3"}
+        try:
+            changes = [[0x00280004, "CS", "RGB"], [0x00280006, "US", 0]]
+            answer, written = rewrite_file({**meta, **names, "changes": changes}, memoryview(b""))
+        except RenderError:
+            return
+    for part in (written[132 : answer["head_bytes"]], written[answer["head_bytes"] :]):
+        try:
+            for _ in Reader(part, 0, implicit=False, little_endian=True).elements(len(part), Scope()):
+                pass
+        except IrregularError:
+            raise Finding("a rewritten object that is irregular") from None
 
 
 # --- per-frame functional groups ----------------------------------------------------------------------------
@@ -320,6 +357,7 @@ def lut_seeds() -> list[bytes]:
 
 TARGETS = {
     "header": Target(header, header_seeds, 2.0),
+    "objects": Target(objects, header_seeds),
     "groups": Target(groups, groups_seeds),
     "fragments": Target(fragments, fragments_seeds),
     "codestream": Target(codestream, codestream_seeds),

@@ -543,3 +543,10 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(3):
         assert image(InstanceNumber=number)["00200013"]["Value"] == [number]
         assert len(remembered) <= 10
+
+
+def test_pixels_of_a_vr_that_is_none() -> None:
+    content = data.file_bytes(data.image(1, 1, BitsAllocated=8, BitsStored=8, HighBit=7), b"\1\2", vr="OB")
+    at = content.rindex(b"\xe0\x7f\x10\0OB")
+    made = metadata(content[: at + 4] + b"O\0\2\0" + b"\1\2")  # read with a length of two bytes, as of a short VR
+    assert made["7FE00010"] == {"vr": "OW", "BulkDataURI": "bulkdata/7FE00010"}
