@@ -84,9 +84,13 @@ class Frames:
         form = self.form(record, len(refs))
         return await self._streamed(refs, record, form, lambda tag, _: _framing(form, tag, len(refs)))
 
-    async def pixel_data(self, first: FrameRef) -> Response:
-        """The value of Pixel Data: all frames one behind the other in Explicit VR Little Endian, else each a part."""
+    async def pixel_data(self, first: FrameRef, tag: str | None = None) -> Response:
+        """The value of Pixel Data: all frames one behind the other in Explicit VR Little Endian, else each a part.
+
+        ``tag``: which of the three elements that hold pixels is asked for. Raises NotFound where it is another."""
         record = await asyncio.to_thread(self.service.archive.describe, first)
+        if tag not in (None, pixel_element(record.layout)):
+            raise NotFound(f"SOP Instance {first.sop_instance_uid} has no such value")
         count = record.number_of_frames
         refs = [replace(first, frame_number=number) for number in range(1, count + 1)]
         form = self.form(record, 1)
@@ -155,6 +159,13 @@ class Frames:
     ) -> FrameBytes:
         made = await self.service.transcoder.frame(ref, uid, priority)
         return FrameBytes(made.data, made.version, find_decoder(stored.transfer_syntax_uid).codec)
+
+
+def pixel_element(layout: PixelLayout) -> str:
+    """The tag of Pixel Data, Float Pixel Data or Double Float Pixel Data (PS3.3 C.7.6.3, C.7.6.24, C.7.6.25)."""
+    if not layout.is_float:
+        return "7FE00010"
+    return "7FE00008" if layout.bits_allocated == 32 else "7FE00009"
 
 
 def most_bytes(layout: PixelLayout) -> int:

@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.problems import problem
+from api.streaming import IS_HEAD
 
 _RANGE = re.compile(r"bytes=[ \t]*(\d{0,18})-(\d{0,18})[ \t]*", re.ASCII | re.IGNORECASE)
 
@@ -54,7 +55,7 @@ def wanted_range(request: Request, total: int | None, tag: str) -> ByteRange | N
 
     A body whose length is not known before (None) is sent whole. Raises Unsatisfiable.
     """
-    text = request.headers.get("range")
+    text = None if request.scope.get(IS_HEAD) else request.headers.get("range")  # RFC 9110 section 14.2: of GET only
     condition = request.headers.get("if-range")
     if text is None or total is None or (condition is not None and condition.strip() != tag):
         return None

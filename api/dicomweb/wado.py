@@ -85,7 +85,7 @@ async def get_bulk_data(request: Request, study: str, series: str, instance: str
     """What a ``BulkDataURI`` in the metadata leads to: one element's value, little-endian."""
     first = FrameRef.parse(study, series, instance, 1)
     if path.upper() in _PIXEL_DATA:
-        return await _or_gone(_frames(request).pixel_data(first))
+        return await _or_gone(_frames(request).pixel_data(first, path.upper()))
     return await _or_gone(_bulk_data(request, first, path))
 
 

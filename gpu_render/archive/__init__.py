@@ -232,7 +232,7 @@ class Archive(Protocol):
         ...
 
     def describe(self, ref: FrameRef) -> FrameRecord:
-        """The same frame without its bytes; raises the same errors."""
+        """The same frame without its bytes, of the file as it is now; raises the same errors."""
         ...
 
     def studies(self) -> tuple[StudyRecord, ...]:

@@ -191,8 +191,20 @@ class FolderArchive:
         raise CorruptPixelData(f"the file of SOP Instance {ref.sop_instance_uid} changes while it is read")
 
     def describe(self, ref: FrameRef) -> FrameRecord:
-        """The same frame without its bytes; raises the same errors."""
-        return _require_shown(ref, self._index.find(ref))
+        """The same frame without its bytes, of the file as it is now; raises the same errors."""
+        for _ in range(_ATTEMPTS):
+            located = self._index.find(ref)
+            if self._is_current(located.key, (located.size, located.mtime_ns)):
+                return _require_shown(ref, located)
+        raise CorruptPixelData(f"the file of SOP Instance {ref.sop_instance_uid} changes while it is read")
+
+    def _is_current(self, key: FileKey, indexed: tuple[int, int]) -> bool:
+        """Whether a file is still the one of this size and time; where not, it is indexed again."""
+        found = _stat(key)
+        if found is not None and (found.size, found.mtime_ns) == indexed:
+            return True
+        self._refresh(key)
+        return False
 
     def _read(self, ref: FrameRef, located: Located) -> bytes | memoryview | None:
         """The frame's bytes; None where the file is not the one that was indexed."""
@@ -293,7 +305,14 @@ class FolderArchive:
     def instances(
         self, study_uid: str, series_uid: str | None = None, sop_instance_uid: str | None = None
     ) -> list[InstanceRecord]:
-        """All instances of a study or series, or one: by Series Number, Instance Number and UID. Raises NotFound."""
+        """All instances of a study or series, or one: by Series Number, Instance Number and UID. Raises NotFound.
+
+        One alone is that of the file as it is now; of many the files are not looked at."""
+        if sop_instance_uid is not None:
+            key = self._index.holder(sop_instance_uid)
+            known = None if key is None else self._index.known_file(key)
+            if key is not None and known is not None:
+                self._is_current(key, known)
         return self._index.instances(study_uid, series_uid, sop_instance_uid)
 
     def metadata(self, instances: Sequence[InstanceRecord]) -> Iterator[bytes]:

@@ -1,0 +1,89 @@
+"""Files that are replaced while a service runs: what is said of an instance is of the file that is there now."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.api.answers import SERIES, STUDY, Answers, serve
+from tests.data import write_image
+
+UID = "1.2.4.1.1.7"
+INSTANCE = f"/dicomweb/studies/{STUDY}/series/{SERIES}/instances/{UID}"
+DECODED = {"Accept": 'multipart/related; type="application/octet-stream"'}
+
+
+def put(root: Path, rows: int) -> None:
+    write_image(root / "one.dcm", np.full((rows, 8), rows, np.uint16), SOPInstanceUID=UID)
+
+
+def rows_of(answers: Answers) -> int:
+    found: int = answers.client.get(f"{INSTANCE}/metadata").json()[0]["00280010"]["Value"][0]
+    return found
+
+
+def test_metadata_of_an_instance_are_those_of_its_frames(tmp_path: Path) -> None:
+    put(tmp_path, 10)
+    with serve(tmp_path) as answers:
+        assert rows_of(answers) == 10
+        put(tmp_path, 4)
+        assert rows_of(answers) == 4
+
+
+@pytest.mark.parametrize("leaf", ["metadata", "frames/1", "rendered", "bulkdata/7FE00010"])
+def test_an_etag_of_the_old_file_is_not_confirmed(tmp_path: Path, leaf: str) -> None:
+    put(tmp_path, 10)
+    with serve(tmp_path) as answers:
+        old = answers.client.get(f"{INSTANCE}/{leaf}")
+        again = answers.client.get(f"{INSTANCE}/{leaf}", headers={"If-None-Match": old.headers["etag"]})
+        assert (old.status_code, again.status_code) == (200, 304)
+        put(tmp_path, 4)
+        new = answers.client.get(f"{INSTANCE}/{leaf}", headers={"If-None-Match": old.headers["etag"]})
+        assert new.status_code == 200
+        assert new.headers["etag"] != old.headers["etag"]
+
+
+def test_a_list_of_frames_is_of_the_new_file_at_once(tmp_path: Path) -> None:
+    put(tmp_path, 10)
+    with serve(tmp_path) as answers:
+        assert answers.client.get(f"{INSTANCE}/frames/1", headers=DECODED).status_code == 200
+        put(tmp_path, 4)
+        both = answers.client.get(f"{INSTANCE}/frames/1,1", headers=DECODED)
+        assert both.status_code == 200
+        assert both.content.count(np.full((4, 8), 4, np.uint16).tobytes()) == 2
+
+
+def test_a_file_that_has_gone_is_404(tmp_path: Path) -> None:
+    put(tmp_path, 10)
+    with serve(tmp_path) as answers:
+        etag = answers.client.get(f"{INSTANCE}/metadata").headers["etag"]
+        (tmp_path / "one.dcm").unlink()
+        assert answers.client.get(f"{INSTANCE}/metadata", headers={"If-None-Match": etag}).status_code == 404
+        assert answers.client.get(f"{INSTANCE}/frames/1,1").status_code == 404
+
+
+@pytest.mark.parametrize("tag", ["7FE00008", "7FE00009"])
+def test_pixels_have_one_element_only(tmp_path: Path, tag: str) -> None:
+    put(tmp_path, 10)
+    with serve(tmp_path) as answers:
+        assert answers.client.get(f"{INSTANCE}/bulkdata/7FE00010").status_code == 200
+        assert answers.client.get(f"{INSTANCE}/bulkdata/{tag}").status_code == 404
+
+
+def test_head_knows_no_ranges(tmp_path: Path) -> None:
+    put(tmp_path, 10)
+    with serve(tmp_path) as answers:
+        whole = answers.client.get(f"{INSTANCE}/frames/1", headers=DECODED)
+        head = answers.client.head(f"{INSTANCE}/frames/1", headers={**DECODED, "Range": "bytes=0-9"})
+        assert (head.status_code, head.headers["content-length"]) == (200, str(len(whole.content)))
+
+
+@pytest.mark.parametrize(("origins", "policy"), [((), "same-origin"), (("http://viewer.example",), "cross-origin")])
+def test_pages_of_listed_origins_may_show_pictures_as_they_are(
+    tmp_path: Path, origins: tuple[str, ...], policy: str
+) -> None:
+    put(tmp_path, 10)
+    with serve(tmp_path, cors_origins=origins) as answers:
+        thumbnail = answers.client.get(f"{INSTANCE}/thumbnail")
+        assert thumbnail.status_code == 200
+        assert thumbnail.headers["cross-origin-resource-policy"] == policy
