@@ -44,6 +44,7 @@ class Orders:
                 self._kept.move_to_end(key)
                 return kept
         order = Order(version, self._archive.series(*key).frames)
+        assert len(order.places) == len(order.frames)  # found here, and not on somebody's event loop
         with self._lock:
             self._kept[key] = order
             self._kept.move_to_end(key)
