@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from gpu_render.archive import Archive, FrameRecord
+from gpu_render.archive import FrameRecord, Frames
 from gpu_render.cache import FrameCache
 from gpu_render.decode import DECODERS, decode
 from gpu_render.decode.device import DevicePlan, plan
@@ -52,7 +52,7 @@ class Renderer:
 
     def __init__(
         self,
-        archive: Archive,
+        archive: Frames,
         backend: Backend,
         pool: WorkerPool,
         settings: Settings,

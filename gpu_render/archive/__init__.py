@@ -218,8 +218,8 @@ class ArchiveStatus:
     unreadable: tuple[UnreadableEntry, ...]
 
 
-class Archive(Protocol):
-    """Reading methods may be called from several threads at once; each raises NotFound for what it does not hold."""
+class Frames(Protocol):
+    """What a renderer asks of an archive. Methods may be called from several threads at once."""
 
     @property
     def generation(self) -> int:
@@ -230,6 +230,10 @@ class Archive(Protocol):
         """The bytes of one frame. Raises NotFound, NotRenderable, CorruptPixelData, UnsupportedTransferSyntax and
         TooLarge."""
         ...
+
+
+class Archive(Frames, Protocol):
+    """Reading methods may be called from several threads at once; each raises NotFound for what it does not hold."""
 
     def describe(self, ref: FrameRef) -> FrameRecord:
         """The same frame without its bytes, of the file as it is now; raises the same errors."""

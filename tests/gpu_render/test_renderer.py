@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from gpu_render import prove
-from gpu_render.archive import ArchiveStatus, FrameRecord, ImageRecord, SeriesManifest, StudyRecord
 from gpu_render.decode.device import DevicePlan
 from gpu_render.decode.proof import ProofTable
 from gpu_render.errors import CorruptPixelData, NotFound, TooLarge
@@ -53,27 +52,6 @@ class GatedArchive:
             raise self.error
         data = (np.arange(6, dtype="<u2") + ref.frame_number).tobytes()
         return EncodedFrame(ref, "1.2.840.10008.1.2.1", self.layout, Presentation(voi=(Window(3, 6),)), data, "v1")
-
-    def describe(self, ref: FrameRef) -> FrameRecord:
-        raise AssertionError("not asked for")
-
-    def studies(self) -> tuple[StudyRecord, ...]:
-        return ()
-
-    def series(self, study_uid: str, series_uid: str) -> SeriesManifest:
-        raise AssertionError("not asked for")
-
-    def image(self, image_id: int) -> ImageRecord:
-        raise AssertionError("not asked for")
-
-    def image_id(self, sop_instance_uid: str) -> int:
-        raise AssertionError("not asked for")
-
-    def status(self) -> ArchiveStatus:
-        raise AssertionError("not asked for")
-
-    def close(self) -> None:
-        pass
 
 
 def frame(number: int) -> FrameRef:
