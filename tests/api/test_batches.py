@@ -1,16 +1,23 @@
 """Many frames of a series in one answer: every record is what the frame's own URL answers."""
 
+import asyncio
 import json
+import socket
+import time
 from collections.abc import Iterator
 from typing import Any
 
+import imagecodecs
+import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from api.batches import most_bytes, parse_positions
-from gpu_render.errors import BadRequest, NotFound
+from api.batches import most_bytes, parse_positions, patiently
+from gpu_render.errors import BadRequest, NotFound, Overloaded
 from gpu_render.frame import PixelLayout
 from gpu_render.view import Stage, View
+from tests import data
+from tests.api.served import Served, serving
 
 
 def records(body: bytes) -> Iterator[tuple[dict[str, Any], bytes]]:
@@ -150,3 +157,82 @@ def test_what_a_frame_counts_covers_its_samples_and_its_picture() -> None:
     assert most_bytes(grey, View(Stage.MODALITY)) == 80_000
     assert most_bytes(grey, View(Stage.DISPLAY, viewport=(1000, 1000))) == 3_000_000
     assert most_bytes(grey, View(Stage.DISPLAY, viewport=(8, 8))) == 40_000
+
+
+# --- a series of its own -----------------------------------------------------------------------------------------
+
+
+BROKEN = 3
+SERIES = "/api/studies/1.2.4.1/series/1.2.4.1.77"
+
+
+@pytest.fixture(scope="module")
+def encoded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """40 slices in JPEG 2000, one of them broken; a service with two decoders and a cache that keeps nothing."""
+    root, work = tmp_path_factory.mktemp("encoded"), tmp_path_factory.mktemp("work")
+    noise = np.random.default_rng(7)
+    for number in range(1, 41):
+        samples = noise.integers(0, 4000, (256, 256), dtype=np.uint16)
+        stream = bytes(imagecodecs.jpeg2k_encode(samples, codecformat="j2k", reversible=True))
+        stream = stream if number != BROKEN else stream[:90] + b"\xff" * 40 + stream[130:200]
+        attributes = data.image(
+            256, 256, SeriesInstanceUID="1.2.4.1.77", SOPInstanceUID=f"1.2.77.{number}", InstanceNumber=number
+        )
+        pixels = data.encapsulate([stream + b"\0" * (len(stream) % 2)])
+        data.write(root / f"{number}.dcm", attributes, pixels, data.J2K_LOSSLESS, encapsulated=True)
+    with serving(root, work, environment={"GPU_RENDER_CACHE_BYTES": "0", "GPU_RENDER_LOOKAHEAD_FRAMES": "0"}) as served:
+        served.wait_for_files(40)
+        yield served
+
+
+def figure(served: Served, name: str) -> float:
+    text = served.ask("/metrics").body.decode()
+    return next(float(line.split()[1]) for line in text.splitlines() if line.startswith(f"gpu_render_{name} "))
+
+
+def test_a_frame_that_cannot_be_shown_is_a_record_and_ends_nothing(encoded: Served) -> None:
+    answer = encoded.ask(f"{SERIES}/frames?frames=5-1&stage=stored")
+    *found, (end, _) = records(answer.body)
+    assert [header["position"] for header, _ in found] == [5, 4, 3, 2, 1]
+    assert [header["kind"] for header, _ in found] == ["frame", "frame", "problem", "frame", "frame"]
+    problem = found[2][0]["problem"]
+    url = problem["instance"]
+    assert url == f"{SERIES}/instances/1.2.77.{BROKEN}/frames/1"
+    assert (problem["status"], problem["type"]) == (422, encoded.ask(f"{url}?stage=stored").problem["type"])
+    assert end == {"kind": "end", "frames": 5, "problems": 1}
+    for header, samples in (found[0], found[4]):
+        single = f"{SERIES}/instances/{header['sop_instance_uid']}/frames/1?stage=stored"
+        assert samples == encoded.ask(single).body
+        assert header["decoder"] == "jpeg2000"
+
+
+def test_what_is_under_way_ahead_is_dropped_when_the_client_goes(encoded: Served) -> None:
+    before = figure(encoded, "host_cache_misses_total")
+    with socket.create_connection(("127.0.0.1", encoded.port), timeout=30) as connection:
+        connection.sendall(f"GET {SERIES}/frames?stage=stored HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+        assert connection.recv(12) == b"HTTP/1.1 200"
+    while figure(encoded, "loads_waiting"):
+        time.sleep(0.02)  # the test's own time limit is the limit
+    begun = figure(encoded, "host_cache_misses_total") - before
+    time.sleep(0.5)
+    assert figure(encoded, "host_cache_misses_total") - before == begun < 40  # no further one was begun
+
+
+class Queue:
+    """Refuses some times, then renders."""
+
+    def __init__(self, refusals: int) -> None:
+        self.refusals = refusals
+
+    async def __call__(self) -> str:
+        if self.refusals:
+            self.refusals -= 1
+            raise Overloaded("full")
+        return "rendered"
+
+
+def test_in_mid_answer_a_full_queue_is_asked_again_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert asyncio.run(patiently(Queue(3))) == "rendered"
+    monkeypatch.setattr("api.batches.PATIENCE_S", 0.0)
+    with pytest.raises(Overloaded):
+        asyncio.run(patiently(Queue(10_000)))
