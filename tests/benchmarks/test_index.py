@@ -32,6 +32,7 @@ def test_a_run_over_both_databases(postgres: Postgres, tmp_path: Path, monkeypat
         ("PostgreSQL", "filling from 300 to 700", 400),
         ("scan, 2 workers", "new files", 6),
         ("pydicom, 1 process", "new files", 6),
+        ("pydicom's to_json, 1 process", "new files", 6),
         ("scan, SQLite", "unchanged files", 20),
         ("scan, PostgreSQL", "unchanged files", 20),
     ]
