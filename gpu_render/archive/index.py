@@ -50,6 +50,7 @@ from gpu_render.archive.writing import (
     file_ids,
     holder_of,
     join_path,
+    patients_of,
     remove,
     remove_folders,
     set_roots,
@@ -208,6 +209,12 @@ class Index:
         """The file that an instance is served from."""
         with self._db.reader() as db:
             return holder_of(db, sop_instance_uid)
+
+    def patients(self, study_uid: str) -> set[tuple[str, str, str]]:
+        """(Patient's Name, Patient ID, Issuer of Patient ID) of all files of a study: one, unless they contradict each
+        other; none where it is not held."""
+        with self._db.reader() as db:
+            return patients_of(db, study_uid)
 
     def orphaned_duplicates(self) -> list[FileKey]:
         """Files left out as duplicates of an instance that is gone, in order of their paths."""

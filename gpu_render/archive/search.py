@@ -15,6 +15,8 @@ from gpu_render.archive.database import Database
 from gpu_render.archive.records import layout_from_json
 from gpu_render.archive.tables import image, instance, metadata, series, study, term
 from gpu_render.archive.writing import (
+    ISSUER,
+    PATIENT_ID,
     PATIENT_NAME,
     PATIENT_WORD,
     PROCEDURE_ID,
@@ -149,6 +151,16 @@ def _name(name_kind: int, word_kind: int) -> Matcher:
     return match
 
 
+def _identifier(kind: int) -> Matcher:
+    """An id of the patient that any file of the study has."""
+
+    def match(asked: _Asked) -> Condition:
+        _check_text(asked, "LO")
+        return _has_term(kind, asked.in_text(term.c.value)) if asked.value.strip("*") else true()
+
+    return match
+
+
 def _has_term(kind: int, condition: Condition) -> Condition:
     return study.c.id.in_(select(term.c.owner_id).where(term.c.kind == kind, condition))
 
@@ -177,8 +189,8 @@ _STUDY: dict[str, Matcher] = {
     "ModalitiesInStudy": _modalities,
     "ReferringPhysicianName": _name(REFERRING_PHYSICIAN, REFERRING_WORD),
     "PatientName": _name(PATIENT_NAME, PATIENT_WORD),
-    "PatientID": _text(study.c.patient_id, "LO"),
-    "IssuerOfPatientID": _text(study.c.issuer_of_patient_id, "LO"),
+    "PatientID": _identifier(PATIENT_ID),
+    "IssuerOfPatientID": _identifier(ISSUER),
     "PatientBirthDate": _date(study.c.birth_day),
     "PatientSex": _text(study.c.patient_sex, "CS"),
     "StudyInstanceUID": _uid(study.c.study_instance_uid),

@@ -15,7 +15,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Raised with every change of a table, of what a column means or of what parsing makes of a file: an index of another
 version is rebuilt."""
 CHUNK_FRAMES = 128
@@ -104,9 +104,10 @@ study = Table(
     _text("patient_sex"),
     _text("id_of_study"),
     _text("attributes"),
+    _key("said_id"),
 )
 Index("study_order", study.c.study_day.desc(), study.c.study_clock.desc(), study.c.study_instance_uid)
-for _name in ("patient_id", "accession_number", "birth_day", "id_of_study"):
+for _name in ("accession_number", "birth_day", "id_of_study"):
     Index(f"study_{_name}", study.c[_name])
 
 series = Table(
@@ -124,6 +125,7 @@ series = Table(
     _text("step_day"),
     _text("step_clock"),
     _text("attributes"),
+    _key("said_id"),
     Column("instance_count", BigInteger, nullable=False, server_default="0"),
     Column("frame_count", BigInteger, nullable=False, server_default="0"),
     Column("sop_classes", TEXT, nullable=False, server_default=""),
@@ -133,24 +135,40 @@ series = Table(
 )
 Index("series_uid", series.c.series_instance_uid)
 
-# What is matched apart from its row: names, each component group by itself, the words of names, ids of requests.
+# What files say of their study, or of their series: once, however many say the same. ``body`` is the row that would be
+# made of it. The study's or series' own row is that of the file that is the last one by its path: ``said_id``.
+said = Table(
+    "said",
+    TABLES,
+    _key("id", primary_key=True),
+    _key("owner_id"),
+    Column("level", SmallInteger, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    _text("body"),
+    UniqueConstraint("owner_id", "level", "digest"),
+)
+# What is matched apart from a row, and whichever file says it: names, each component group by itself, the words of
+# names, ids of patients, of their issuers and of requests.
 term = Table(
     "term",
     TABLES,
     _key("owner_id"),
+    _key("said_id"),
     Column("kind", SmallInteger, nullable=False),
     _text("value"),
     Index("term_value", "kind", "value", "owner_id"),
-    Index("term_owner", "owner_id", "kind"),
+    Index("term_said", "said_id"),
 )
 
-# The places of native pixels are those that ``parse`` gives.
+# ``of_study`` and ``of_series``: what its file says of them. Places of native pixels are those that ``parse`` gives.
 instance = Table(
     "instance",
     TABLES,
     _key("image_id", primary_key=True),
     Column("file_id", KEY, nullable=False, unique=True),
     _key("series_id"),
+    _key("of_study"),
+    _key("of_series"),
     _text("sop_class_uid"),
     _number("instance_number"),
     Column("slice_thickness", Float(53)),

@@ -1,7 +1,9 @@
 """What one transaction writes to the index. All of it works on many files at once: a database is asked a number of
 times that does not depend on how many they are."""
 
+import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +25,7 @@ from gpu_render.archive.tables import (
     metadata,
     presentation,
     root,
+    said,
     series,
     span,
     state,
@@ -35,8 +38,10 @@ STEP = 500
 """Values in one statement."""
 
 # Kinds of terms. The id of a series may be that of a study as well.
-OF_STUDIES = PATIENT_NAME, REFERRING_PHYSICIAN, PATIENT_WORD, REFERRING_WORD = 1, 2, 3, 4
-OF_SERIES = STEP_ID, PROCEDURE_ID = 11, 12
+PATIENT_NAME, REFERRING_PHYSICIAN, PATIENT_WORD, REFERRING_WORD, PATIENT_ID, ISSUER = 1, 2, 3, 4, 5, 6
+STEP_ID, PROCEDURE_ID = 11, 12
+# Levels of what is said.
+STUDY, SERIES = 1, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +153,7 @@ def remove(db: Connection, file_ids: Sequence[int]) -> bool:
     """Forget files; whether an instance went with them."""
     touched = _remove_instances(db, file_ids)
     _delete(db, file, "id", file_ids)
-    recount(db, touched)
+    settle(db, touched)
     return bool(touched)
 
 
@@ -213,8 +218,7 @@ def store(db: Connection, changes: Iterable[FileChange]) -> bool:
     stored = [c for c in latest if c.document and winners[c.document["sop_instance_uid"]] == c.key]
     if stored:
         touched |= _store_instances(db, stored, ids)
-    recount(db, touched)
-    return held
+    return settle(db, touched) or held
 
 
 def holder_of(db: Connection, sop_instance_uid: str) -> FileKey | None:
@@ -282,13 +286,13 @@ def _insert_files(db: Connection, changes: Sequence[FileChange], winners: Mappin
 def _store_instances(db: Connection, changes: Sequence[FileChange], files: Mapping[FileKey, int]) -> set[int]:
     """Insert instances and what hangs on them; ids of their series."""
     documents: list[dict[str, Any]] = [change.document for change in changes if change.document]
-    series_ids = _series_ids(db, documents)
+    places = _places(db, documents)
     images = _image_ids(db, [document["sop_instance_uid"] for document in documents])
     rows: Rows = []
     hanging: dict[Table, Rows] = {table: [] for table in (presentation, frame, span, metadata)}
-    for change, document, series_id in zip(changes, documents, series_ids, strict=True):
+    for change, document, place in zip(changes, documents, places, strict=True):
         image_id = images[document["sop_instance_uid"]]
-        rows.append(_instance_row(document, image_id, files[change.key], series_id))
+        rows.append(_instance_row(document, image_id, files[change.key], place))
         if document["error"] is None:
             _add_frames(hanging, image_id, document, change.spans)
         if change.metadata:
@@ -296,23 +300,25 @@ def _store_instances(db: Connection, changes: Sequence[FileChange], files: Mappi
     _insert(db, instance, rows)
     for table, of_table in hanging.items():
         _insert(db, table, of_table)
-    return set(series_ids)
+    return {place.series_id for place in places}
 
 
 _PLACES = ("pixel_offset", "frame_bits", "word_swap", "frames_whole", "inflate_offset")
 
 
-def _instance_row(document: dict[str, Any], image_id: int, file_id: int, series_id: int) -> dict[str, Any]:
+def _instance_row(document: dict[str, Any], image_id: int, file_id: int, place: "_Place") -> dict[str, Any]:
     kind, error = document["error"] or (None, None)
-    said = document["instance"]
+    spoken = document["instance"]
     places = {place: document.get(place) for place in _PLACES}
     return {
         "image_id": image_id,
         "file_id": file_id,
-        "series_id": series_id,
-        "sop_class_uid": said["SOPClassUID"],
-        "instance_number": _integer(said["InstanceNumber"]),
-        "slice_thickness": said["SliceThickness"],
+        "series_id": place.series_id,
+        "of_study": place.of_study,
+        "of_series": place.of_series,
+        "sop_class_uid": spoken["SOPClassUID"],
+        "instance_number": _integer(spoken["InstanceNumber"]),
+        "slice_thickness": spoken["SliceThickness"],
         "transfer_syntax_uid": document["transfer_syntax_uid"],
         "number_of_frames": document["number_of_frames"],
         "error_kind": kind,
@@ -355,54 +361,179 @@ def _image_ids(db: Connection, uids: Sequence[str]) -> dict[str, int]:
 # --- studies and series -------------------------------------------------------------------------------------
 
 
-def _series_ids(db: Connection, documents: Sequence[dict[str, Any]]) -> list[int]:
-    """Of each document the series, made or brought up to date like its study. Files come in an order that every scan
-    has: where they contradict each other, the last one is believed."""
-    studies = {document["study_instance_uid"]: document for document in documents}
-    study_ids = _upsert(db, study, _studies_held(db, studies), {uid: _study_row(d) for uid, d in studies.items()})
-    keys = [(study_ids[document["study_instance_uid"]], document["series_instance_uid"]) for document in documents]
-    wanted = dict(zip(keys, documents, strict=True))
-    rows = {key: _series_row(document, key[0]) for key, document in wanted.items()}
-    ids = _upsert(db, series, _series_held(db, wanted), rows)
-    return [ids[key] for key in keys]
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where an instance is, and the ids of what its file says of its study and its series."""
+
+    series_id: int
+    of_study: int
+    of_series: int
 
 
-def _studies_held(db: Connection, uids: Iterable[str]) -> dict[Any, Any]:
-    return {row.study_instance_uid: row for row in _rows(db, list(study.c), study.c.study_instance_uid, uids)}
+@dataclass(frozen=True, slots=True)
+class _Saying:
+    """What files say of one study or series: its row without ids, and its terms."""
+
+    row: dict[str, Any]
+    terms: Terms
+
+    @property
+    def body(self) -> str:
+        """The row as text."""
+        return json.dumps(self.row)
 
 
-def _series_held(db: Connection, keys: Iterable[tuple[int, str]]) -> dict[Any, Any]:
-    rows = _rows(db, list(series.c), tuple_(series.c.study_id, series.c.series_instance_uid), keys)
-    return {(row.study_id, row.series_instance_uid): row for row in rows}
+def _places(db: Connection, documents: Sequence[dict[str, Any]]) -> list[_Place]:
+    """Of each document its study and series, made where they are new. ``settle`` brings their rows up to date."""
+    uids = [document["study_instance_uid"] for document in documents]
+    studies, of_study = _own(db, study, uids, documents)
+    keys = [(studies[uid], document["series_instance_uid"]) for uid, document in zip(uids, documents, strict=True)]
+    of_all, of_series = _own(db, series, keys, documents)
+    return [_Place(of_all[key], *ids) for key, ids in zip(keys, zip(of_study, of_series, strict=True), strict=True)]
 
 
-def _upsert(
-    db: Connection, table: Table, held: Mapping[Any, Any], rows: Mapping[Any, tuple[dict[str, Any], Terms]]
-) -> dict[Any, int]:
-    """Ids of rows that are made or brought up to date, with their terms."""
-    ids, terms, new = {}, dict[int, Terms](), Rows()
-    next_id = _next_id(db, table)
-    for key, (row, of_row) in rows.items():
-        there = held.get(key)
-        ids[key] = next_id + len(new) if there is None else there.id
-        if there is None:
-            new.append({"id": ids[key], **row})
-        elif any(getattr(there, name) != value for name, value in row.items()):
-            db.execute(update(table).where(table.c.id == there.id).values(row))
-            _delete_terms(db, table, [there.id])
-        else:
-            continue
-        terms[ids[key]] = of_row
-    _insert(db, table, new)
-    pairs = [(owner, *pair) for owner, of_row in terms.items() for pair in sorted(of_row)]
-    _insert(db, term, [{"owner_id": owner, "kind": kind, "value": value} for owner, kind, value in pairs])
-    return ids
+def _own(
+    db: Connection, table: Table, keys: Sequence[Any], documents: Sequence[dict[str, Any]]
+) -> tuple[dict[Any, int], list[int]]:
+    """Of documents the rows they belong to, by key, and the ids of what each says of its own."""
+    made = _sayings(table, keys, documents)
+    held = (_studies_held if table is study else _series_held)(db, set(keys))
+    first = _next_id(db, table)
+    fresh = {key: id_ for id_, key in enumerate((key for key in dict.fromkeys(keys) if key not in held), first)}
+    owners = held | fresh
+    ids = _said_ids(db, table, [(owners[key], saying) for key, saying in made])
+    rows = {key: {"id": fresh[key], **saying.row} for key, saying in made if key in fresh}
+    of_key = dict(zip((key for key, _ in made), ids, strict=True))
+    _insert(db, table, [{**row, **_owner_columns(table, key), "said_id": of_key[key]} for key, row in rows.items()])
+    return owners, ids
 
 
-def _delete_terms(db: Connection, table: Table, owners: Sequence[int]) -> None:
-    kinds = OF_SERIES if table is series else OF_STUDIES
-    for step in _steps(owners):
-        db.execute(delete(term).where(term.c.owner_id.in_(step), term.c.kind.in_(kinds)))
+def _owner_columns(table: Table, key: Any) -> dict[str, Any]:
+    if table is study:
+        return {"study_instance_uid": key}
+    return {"study_id": key[0], "series_instance_uid": key[1]}
+
+
+def _sayings(table: Table, keys: Sequence[Any], documents: Sequence[dict[str, Any]]) -> list[tuple[Any, _Saying]]:
+    """What each document says, made once of those that say the same: nearly all of a series."""
+    name, make = ("study", _study_row) if table is study else ("series", _series_row)
+    known: dict[tuple[Any, str], _Saying] = {}
+    found = []
+    for key, document in zip(keys, documents, strict=True):
+        text = json.dumps((document[name], document.get(f"{name}_attributes")))
+        if (key, text) not in known:
+            known[key, text] = _Saying(*make(document))
+        found.append((key, known[key, text]))
+    return found
+
+
+def _said_ids(db: Connection, table: Table, sayings: Sequence[tuple[int, _Saying]]) -> list[int]:
+    """Ids of what is said of owners, with its terms; made where nobody has said it before."""
+    level = _level(table)
+    digests = {id(saying): hashlib.blake2b(saying.body.encode(), digest_size=16).digest() for _, saying in sayings}
+    wanted = {(owner, level, digests[id(saying)]): saying for owner, saying in sayings}
+    columns = (said.c.owner_id, said.c.level, said.c.digest)
+    rows = _rows(db, (*columns, said.c.id), tuple_(*columns), wanted)
+    ids = {(row.owner_id, row.level, bytes(row.digest)): row.id for row in rows}
+    new = {key: id_ for id_, key in enumerate((key for key in wanted if key not in ids), _next_id(db, said))}
+    _insert(
+        db,
+        said,
+        [
+            {"id": id_, "owner_id": key[0], "level": level, "digest": key[2], "body": wanted[key].body}
+            for key, id_ in new.items()
+        ],
+    )
+    terms = [(key[0], id_, *pair) for key, id_ in new.items() for pair in sorted(wanted[key].terms)]
+    names = ("owner_id", "said_id", "kind", "value")
+    _insert(db, term, [dict(zip(names, values, strict=True)) for values in terms])
+    ids |= new
+    return [ids[owner, level, digests[id(saying)]] for owner, saying in sayings]
+
+
+def _level(table: Table) -> int:
+    return STUDY if table is study else SERIES
+
+
+def _studies_held(db: Connection, uids: Iterable[str]) -> dict[Any, int]:
+    columns = (study.c.study_instance_uid, study.c.id)
+    return {row.study_instance_uid: row.id for row in _rows(db, columns, study.c.study_instance_uid, uids)}
+
+
+def _series_held(db: Connection, keys: Iterable[tuple[int, str]]) -> dict[Any, int]:
+    columns = (series.c.study_id, series.c.series_instance_uid)
+    rows = _rows(db, (*columns, series.c.id), tuple_(*columns), keys)
+    return {(row.study_id, row.series_instance_uid): row.id for row in rows}
+
+
+def settle(db: Connection, touched: Iterable[int]) -> bool:
+    """Bring series that gained or lost instances up to date, and their studies; empty ones go. Whether another file
+    than before is believed about one that stays."""
+    ids = list(touched)
+    studies = {row.study_id for row in _rows(db, [series.c.study_id], series.c.id, ids)}
+    recount(db, ids)
+    changed = [_believe(db, study, list(studies)), _believe(db, series, ids)]
+    return any(changed)
+
+
+def _believe(db: Connection, table: Table, owners: Sequence[int]) -> bool:
+    """Where files contradict each other the last one by its path is believed, in whichever order they came. What no
+    file says any more is forgotten. Whether a row has changed."""
+    level, held = _level(table), list[Any]()
+    for row in _rows(db, (said.c.id, said.c.owner_id, said.c.level), said.c.owner_id, owners):
+        if row.level == level:
+            held.append(row)
+    count = Counter(row.owner_id for row in held)
+    contradicted = [owner for owner in owners if count[owner] > 1]
+    if not contradicted:
+        return False
+    last = _last_files(db, table, contradicted)
+    used = {said_id for of_owner in last.values() for said_id in of_owner}
+    _forget(db, [row.id for row in held if count[row.owner_id] > 1 and row.id not in used])
+    believed = {owner: max(of_owner, key=of_owner.__getitem__) for owner, of_owner in last.items()}
+    rows = _rows(db, (table.c.id, table.c.said_id), table.c.id, contradicted)
+    changed = {row.id: believed[row.id] for row in rows if row.said_id != believed[row.id]}
+    bodies = {row.id: row.body for row in _rows(db, (said.c.id, said.c.body), said.c.id, changed.values())}
+    for owner, said_id in changed.items():
+        values = {**json.loads(bodies[said_id]), "said_id": said_id}
+        db.execute(update(table).where(table.c.id == owner).values(values))
+    return bool(changed)
+
+
+def _last_files(db: Connection, table: Table, owners: Sequence[int]) -> dict[int, dict[int, tuple[bytes, bytes]]]:
+    """Of each owner all that is said of it, with root and path of the last file that says so."""
+    owner, said_id = (series.c.study_id, instance.c.of_study) if table is study else (series.c.id, instance.c.of_series)
+    joins = (
+        (instance, instance.c.series_id == series.c.id),
+        (file, file.c.id == instance.c.file_id),
+        (folder, folder.c.id == file.c.folder_id),
+        (root, root.c.id == folder.c.root_id),
+    )
+    found: dict[int, dict[int, tuple[bytes, bytes]]] = {}
+    columns = (owner, said_id, root.c.path, folder.c.path, file.c.name)
+    for owner_id, said_by, at, above, name in _rows(db, columns, owner, owners, *joins):
+        of_owner, key = found.setdefault(owner_id, {}), (at, join_path(above, name))
+        of_owner[said_by] = max(of_owner.get(said_by, key), key)
+    return found
+
+
+def _forget(db: Connection, said_ids: Sequence[int]) -> None:
+    _delete(db, term, "said_id", said_ids)
+    _delete(db, said, "id", said_ids)
+
+
+def _forget_all(db: Connection, table: Table, owners: Sequence[int]) -> None:
+    """What was said of owners that are gone."""
+    rows = _rows(db, (said.c.id, said.c.level), said.c.owner_id, owners)
+    _forget(db, [row.id for row in rows if row.level == _level(table)])
+
+
+def patients_of(db: Connection, study_uid: str) -> set[tuple[str, str, str]]:
+    """(Patient's Name, Patient ID, Issuer of Patient ID) as files of a study say them."""
+    query = select(said.c.body).join(study, study.c.id == said.c.owner_id)
+    query = query.where(study.c.study_instance_uid == study_uid, said.c.level == STUDY)
+    rows = [json.loads(body) for body in db.execute(query).scalars()]
+    return {(row["patient_name"], row["patient_id"], row["issuer_of_patient_id"]) for row in rows}
 
 
 def _json(attributes: Mapping[str, Any]) -> str:
@@ -410,24 +541,25 @@ def _json(attributes: Mapping[str, Any]) -> str:
 
 
 def _study_row(document: dict[str, Any]) -> tuple[dict[str, Any], Terms]:
-    said: dict[str, str] = document["study"]
+    spoken: dict[str, str] = document["study"]
     attributes = document.get("study_attributes", {})
     referring = joined(attributes, "00080090")
-    terms = {(PATIENT_NAME, form) for form in name_forms(said["PatientName"])}
+    terms = {(PATIENT_NAME, form) for form in name_forms(spoken["PatientName"])}
     terms |= {(REFERRING_PHYSICIAN, form) for form in name_forms(referring)}
-    terms |= {(PATIENT_WORD, word) for word in words(said["PatientName"])}
+    terms |= {(PATIENT_WORD, word) for word in words(spoken["PatientName"])}
     terms |= {(REFERRING_WORD, word) for word in words(referring)}
+    issuer = joined(attributes, "00100021")
+    terms |= {pair for pair in ((PATIENT_ID, spoken["PatientID"]), (ISSUER, issuer)) if pair[1]}
     row = {
-        "study_instance_uid": document["study_instance_uid"],
-        "patient_name": said["PatientName"],
-        "patient_id": said["PatientID"],
-        "study_date": said["StudyDate"],
-        "study_time": said["StudyTime"],
-        "study_description": said["StudyDescription"],
-        "accession_number": said["AccessionNumber"],
-        "study_day": day(said["StudyDate"]),
-        "study_clock": clock(said["StudyTime"]),
-        "issuer_of_patient_id": joined(attributes, "00100021"),
+        "patient_name": spoken["PatientName"],
+        "patient_id": spoken["PatientID"],
+        "study_date": spoken["StudyDate"],
+        "study_time": spoken["StudyTime"],
+        "study_description": spoken["StudyDescription"],
+        "accession_number": spoken["AccessionNumber"],
+        "study_day": day(spoken["StudyDate"]),
+        "study_clock": clock(spoken["StudyTime"]),
+        "issuer_of_patient_id": issuer,
         "birth_day": day(joined(attributes, "00100030")),
         "patient_sex": joined(attributes, "00100040"),
         "id_of_study": joined(attributes, "00200010"),
@@ -436,18 +568,16 @@ def _study_row(document: dict[str, Any]) -> tuple[dict[str, Any], Terms]:
     return row, terms
 
 
-def _series_row(document: dict[str, Any], study_id: int) -> tuple[dict[str, Any], Terms]:
-    said = document["series"]
+def _series_row(document: dict[str, Any]) -> tuple[dict[str, Any], Terms]:
+    spoken = document["series"]
     attributes = document.get("series_attributes", {})
     requests = list(items(attributes, "00400275"))
     terms = {(STEP_ID, value) for request in requests for value in texts(request, "00400009") if value}
     terms |= {(PROCEDURE_ID, value) for request in requests for value in texts(request, "00401001") if value}
     row = {
-        "study_id": study_id,
-        "series_instance_uid": document["series_instance_uid"],
-        "modality": said["Modality"],
-        "series_number": _integer(said["SeriesNumber"]),
-        "series_description": said["SeriesDescription"],
+        "modality": spoken["Modality"],
+        "series_number": _integer(spoken["SeriesNumber"]),
+        "series_description": spoken["SeriesDescription"],
         "body_part": joined(attributes, "00180015"),
         "series_day": day(joined(attributes, "00080021")),
         "series_clock": clock(joined(attributes, "00080031")),
@@ -504,9 +634,9 @@ def _remove_series(db: Connection, ids: Sequence[int]) -> None:
     if not ids:
         return
     studies = {row.study_id for row in _rows(db, [series.c.study_id], series.c.id, ids)}
-    _delete_terms(db, series, ids)
+    _forget_all(db, series, ids)
     _delete(db, series, "id", ids)
     full = {row.study_id for row in _rows(db, [series.c.study_id], series.c.study_id, studies)}
     empty = sorted(studies - full)
-    _delete_terms(db, study, empty)
+    _forget_all(db, study, empty)
     _delete(db, study, "id", empty)
