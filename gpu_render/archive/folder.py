@@ -264,6 +264,11 @@ class FolderArchive:
             return None
         return key
 
+    def patients(self, study_uid: str) -> set[tuple[str, str, str]]:
+        """(Patient's Name, Patient ID, Issuer of Patient ID) of all files of a study: one, unless they contradict each
+        other."""
+        return self._index.patients(study_uid)
+
     # --- lists ----------------------------------------------------------------------------------------------
 
     def studies(self) -> tuple[StudyRecord, ...]:

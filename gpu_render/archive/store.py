@@ -14,7 +14,7 @@ import os
 import secrets
 import shutil
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -25,6 +25,7 @@ import numpy as np
 import pydicom.uid
 from pydicom.config import IGNORE
 
+from gpu_render.archive.attributes import comparable_name
 from gpu_render.archive.files import INCOMING, open_beneath
 from gpu_render.archive.index import FileChange, FileKey
 from gpu_render.errors import InvalidUid, StartupError, StorageFull, TooLarge
@@ -59,6 +60,9 @@ class FailureReason(IntEnum):
 class WarningReason(IntEnum):
     """Warning Reason (0008,1196) of PS3.18 table I.2-1."""
 
+    OTHER_PATIENT = 0xB000
+    """Stored as it came, although files of its study name different patients. The nearest that there is ("coercion of
+    data elements"): what is answered about the study is not what each of them says."""
     DAMAGED = 0xB007
     """Stored as it came, although it is cut off or its pixels contradict its header."""
 
@@ -92,6 +96,10 @@ class StoringArchive(Protocol):
 
     def holder(self, sop_instance_uid: str) -> FileKey | None:
         """The file that an instance is served from."""
+        ...
+
+    def patients(self, study_uid: str) -> set[tuple[str, str, str]]:
+        """(Patient's Name, Patient ID, Issuer of Patient ID) of all files of a study."""
         ...
 
 
@@ -190,7 +198,7 @@ class Store:
         returns. Whatever happens, ``incoming`` is used up."""
         try:
             incoming.finish()
-            return self._keep(incoming, study_uid)
+            return self._warned(self._keep(incoming, study_uid))
         except StorageFull:
             return Outcome(FailureReason.FULL)
         except Exception as error:  # noqa: BLE001 - disk, workers, database: the client hears of it, and sends again
@@ -210,6 +218,13 @@ class Store:
             if held is not None:
                 return self._meet(incoming, change, outcome, held)
             return self._place(incoming, change, outcome)
+
+    def _warned(self, outcome: Outcome) -> Outcome:
+        """Looked at when it is held: of two that come at the same time the later one is warned."""
+        if outcome.failure is not None or not contradict(self._archive.patients(outcome.study_uid)):
+            return outcome
+        log.warning("a file was stored in a study whose files name different patients")
+        return replace(outcome, warning=WarningReason.OTHER_PATIENT)
 
     def _place(self, incoming: Incoming, change: FileChange, outcome: Outcome) -> Outcome:
         """Give the file its name, and let the index know. Where a file that the index does not know has that name, a
@@ -294,6 +309,16 @@ def judge(change: FileChange, study_uid: str | None) -> Outcome:
     if study_uid is not None and outcome.study_uid != study_uid:
         return replace(outcome, failure=FailureReason.OTHER_STUDY, warning=None)
     return outcome
+
+
+def contradict(patients: Collection[tuple[str, str, str]]) -> bool:
+    """Whether names, ids or their issuers differ. To say nothing is no contradiction, nor is another case of a name."""
+    attributes = (
+        {comparable_name(name) for name, _, _ in patients},
+        {number.strip() for _, number, _ in patients},
+        {issuer.strip() for _, _, issuer in patients},
+    )
+    return any(len(values - {""}) > 1 for values in attributes)
 
 
 def is_uid(text: str) -> bool:

@@ -170,6 +170,26 @@ def test_an_instance_of_another_study(site: Site) -> None:
     assert site.keep(ct("1.2.3"), STUDY).failure is None
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "warned"),
+    [
+        ({"PatientName": "Alice^A"}, {"PatientName": "Bob^B"}, True),
+        ({"PatientID": "A1"}, {"PatientID": "B2"}, True),
+        ({"PatientID": "1", "IssuerOfPatientID": "A"}, {"PatientID": "1", "IssuerOfPatientID": "B"}, True),
+        ({"PatientName": "Alice^A"}, {"PatientName": "ALICE^A^"}, False),
+        ({"PatientID": "A1", "IssuerOfPatientID": "A"}, {"PatientID": "A1"}, False),
+        ({"PatientID": "A1"}, {"PatientID": "A1"}, False),
+    ],
+)
+def test_another_patient_in_a_study(site: Site, first: dict[str, Any], second: dict[str, Any], warned: bool) -> None:
+    """It is stored, with a warning; again when it is sent again; not in another study."""
+    outcomes = [site.keep(ct("1.2.3.1", **first)), *(site.keep(ct("1.2.3.2", **second)) for _ in range(2))]
+    outcomes.append(site.keep(ct("1.2.3.3", StudyInstanceUID="1.2.9", **second)))
+    expected = WarningReason.OTHER_PATIENT if warned else None
+    assert [outcome.warning for outcome in outcomes] == [None, expected, expected, None]
+    assert all(outcome.failure is None for outcome in outcomes)
+
+
 def test_a_missing_uid_names_what_is_known(site: Site) -> None:
     outcome = site.keep(ct("1.2.3", StudyInstanceUID=...))
     assert (outcome.sop_instance_uid, outcome.study_uid) == ("1.2.3", "")

@@ -27,6 +27,7 @@ from api.app import create_app
 from api.dicomweb import stow
 from gpu_render.archive.store import FailureReason, WarningReason
 from gpu_render.settings import Settings
+from tests.api.conftest import wait_for_scan
 from tests.api.dicomweb.test_uploads import HEAD, body
 from tests.api.served import Answer, Served, serving
 from tests.data import file_bytes, image, sample, uid
@@ -166,6 +167,23 @@ def test_a_damaged_file_is_stored_with_a_warning(shared: Site) -> None:
     assert shared.files()[name_of(sop)] == digest(data)
     assert shared.post(body([ct(sop)])).status_code == 200
     assert shared.files()[name_of(sop)] == digest(ct(sop))
+
+
+def test_a_file_of_another_patient_is_stored_with_a_warning(site: Site) -> None:
+    """And when it has gone nothing is said of that patient any more, after a restart too."""
+    assert site.post(body([ct("1.2.77.1")])).status_code == 200
+    other = site.post(body([ct("1.2.77.2", PatientName="Bob^B", PatientID="B2")]))
+    assert other.status_code == 202
+    assert [item["00081196"]["Value"] for item in other.json()["00081199"]["Value"]] == [[0xB000]]
+    ids = [study["00100020"]["Value"] for study in site.client.get("/dicomweb/studies").json()]
+    assert ids == [["B2"]]
+    assert len(site.client.get("/dicomweb/studies?PatientID=GEHEIM7").json()) == 1
+    (site.path / name_of("1.2.77.2")).unlink()
+    with site_in(site.path.parent) as again:
+        wait_for_scan(again.client)
+        (study,) = again.client.get("/dicomweb/studies").json()
+        assert study["00100020"]["Value"] == ["GEHEIM7"]
+        assert again.client.get("/dicomweb/studies?PatientID=B2").json() == []
 
 
 def test_none_is_stored(shared: Site) -> None:
