@@ -4,10 +4,11 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import orjson
-from sqlalchemy import ColumnElement, Connection, Select, and_, or_, select, true
+from sqlalchemy import ColumnElement, Connection, Select, and_, or_, select, true, union
 
 from gpu_render.archive import DicomJson, Level, Match, Query
 from gpu_render.archive.attributes import clock, comparable_name, day, words
@@ -137,16 +138,23 @@ def _within(
 
 
 def _name(name_kind: int, word_kind: int) -> Matcher:
-    """A person's name without regard to case; where it is asked for, by words in any order, without accents."""
+    """A person's name without regard to case; where it is asked for, also by words in any order, without accents."""
 
     def match(asked: _Asked) -> Condition:
         if not asked.value.replace("\\", "!").isprintable() or len(asked.value) > 5 * 64:
             raise asked.refuse("not a person's name")
-        if asked.fuzzy:
-            wanted = sorted(words(asked.value))
-            return and_(*(_has_term(word_kind, _begins(term.c.value, word)) for word in wanted)) if wanted else true()
-        pattern = comparable_name(asked.value)
-        return true() if not pattern.strip("*") else _has_term(name_kind, asked.in_text(term.c.value, pattern))
+        pattern, wanted = comparable_name(asked.value), sorted(words(asked.value))
+        if not pattern.strip("*") or (asked.fuzzy and not wanted):
+            return true()
+        # Components that are left out at the end of a name are empty: they are there for a caret of the pattern.
+        forms = {pattern, re.sub(r"\^[\^*]*$", "", pattern)}
+        literal = _owners(name_kind, lambda value: or_(*(asked.in_text(value, form) for form in sorted(forms))))
+        if not asked.fuzzy:
+            return study.c.id.in_(literal)
+        found, *others = (_owners(word_kind, partial(_begins, prefix=word)) for word in wanted)
+        for other in others:
+            found = found.where(found.selected_columns.owner_id.in_(other))
+        return study.c.id.in_(union(literal, found))  # never less than without it
 
     return match
 
@@ -156,13 +164,15 @@ def _identifier(kind: int) -> Matcher:
 
     def match(asked: _Asked) -> Condition:
         _check_text(asked, "LO")
-        return _has_term(kind, asked.in_text(term.c.value)) if asked.value.strip("*") else true()
+        return study.c.id.in_(_owners(kind, asked.in_text)) if asked.value.strip("*") else true()
 
     return match
 
 
-def _has_term(kind: int, condition: Condition) -> Condition:
-    return study.c.id.in_(select(term.c.owner_id).where(term.c.kind == kind, condition))
+def _owners(kind: int, form: Callable[[ColumnElement[str]], Condition]) -> Select[tuple[int]]:
+    """Ids of studies or series with a term of a kind whose value has a form."""
+    one = term.alias()
+    return select(one.c.owner_id).where(one.c.kind == kind, form(one.c.value))
 
 
 def _request(kind: int) -> Matcher:
@@ -170,8 +180,7 @@ def _request(kind: int) -> Matcher:
 
     def match(asked: _Asked) -> Condition:
         _check_text(asked, "SH")
-        found = select(term.c.owner_id).where(term.c.kind == kind, asked.in_text(term.c.value))
-        return series.c.id.in_(found)
+        return series.c.id.in_(_owners(kind, asked.in_text))
 
     return match
 

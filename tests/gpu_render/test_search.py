@@ -123,13 +123,17 @@ def plain_name(text: str) -> str:
 def test_names_match_without_case(index: Index, values: list[str], pattern: str) -> None:
     fill(index, *(study(f"1.{n}", PatientName=value.strip()) for n, value in enumerate(values, 1)))
     wanted = plain_name(pattern)
-    matched = as_expression(wanted)
+    # Components left out at the end (NUL here) are there for ^ and *, but are no characters for ?.
+    forms = {"*": ".*", "?": "[^\0]", "^": r"[\^\0]"}
+    matched = re.compile("".join(forms.get(c, re.escape(c)) for c in wanted), re.DOTALL)
     expected = {
         f"1.{n}"
         for n, value in enumerate(values, 1)
-        if not wanted.strip("*") or (plain_name(value) and matched.fullmatch(plain_name(value)))
+        if not wanted.strip("*")
+        or (plain_name(value) and any(matched.fullmatch(plain_name(value) + "\0" * left_out) for left_out in range(7)))
     }
     assert set(found(index, PatientName=pattern)) == expected
+    assert set(found(index, PatientName=pattern, fuzzy=True)) >= expected
 
 
 DATES = st.dates().map(lambda date: f"{date:%Y%m%d}".rjust(8, "0"))
@@ -180,6 +184,7 @@ PEOPLE = {
     "1.4": "Jones^Anna Maria",
     "1.5": "",
     "1.6": "Groß^Bärbel",
+    "1.7": "OB^^^^",
 }
 
 
@@ -196,8 +201,14 @@ PEOPLE = {
         ("山田*", ["1.3"]),
         ("?amada^*", ["1.3"]),
         ("gro?^*", ["1.6"]),
-        ("*", ["1.1", "1.2", "1.3", "1.4", "1.5", "1.6"]),
-        ("", ["1.1", "1.2", "1.3", "1.4", "1.5", "1.6"]),
+        ("OB^*", ["1.7"]),
+        ("ob^^^^", ["1.7"]),
+        ("OB^*^*", ["1.7"]),
+        ("?b^^*", ["1.7"]),
+        ("OB^?*", []),
+        ("O^*", []),
+        ("*", ["1.1", "1.2", "1.3", "1.4", "1.5", "1.6", "1.7"]),
+        ("", ["1.1", "1.2", "1.3", "1.4", "1.5", "1.6", "1.7"]),
     ],
 )
 def test_names(index: Index, wanted: str, expected: list[str]) -> None:
@@ -215,7 +226,11 @@ def test_names(index: Index, wanted: str, expected: list[str]) -> None:
         ("gross bar*", ["1.6"]),
         ("山田", ["1.3"]),
         ("ones", []),
-        ("^", ["1.1", "1.2", "1.3", "1.4", "1.5", "1.6"]),
+        ("*ones*", ["1.4"]),
+        ("J?nes*", ["1.4"]),
+        ("*ANNA* muller", ["1.2"]),
+        ("OB^*", ["1.7"]),
+        ("^", ["1.1", "1.2", "1.3", "1.4", "1.5", "1.6", "1.7"]),
     ],
 )
 def test_fuzzy_names(index: Index, wanted: str, expected: list[str]) -> None:
