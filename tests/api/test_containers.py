@@ -695,7 +695,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Answers]:
         what, uid = whole(syntax), f"1.2.13.{number}"
         options: dict[str, Any] = {"encapsulated": True, "preamble": False, "meta": meta}
         data.write(root / uid, what.tags(uid), data.encapsulate(what.streams), what.syntax, **options)
-    with serve(root) as running:
+    with serve(root, lookahead_frames=0) as running:  # what is read is counted
         assert running.state["unreadable"] == []
         yield running
 
