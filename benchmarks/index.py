@@ -289,6 +289,7 @@ def measure(plan: Plan, url: str | None, console: Console) -> record.Run:
     """All indexes, then all scans. Raises BenchmarkError."""
     start, load_before = time.perf_counter(), os.getloadavg()[0]
     date, found = datetime.now(UTC).isoformat(timespec="seconds"), Found([], [])
+    revision = machine.revision()  # now: the tree may change during so long a run
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with tempfile.TemporaryDirectory() as folder, Progress(*columns, console=console) as bar:
         work = Path(folder)
@@ -310,7 +311,7 @@ def measure(plan: Plan, url: str | None, console: Console) -> record.Run:
         date=date,
         duration_s=time.perf_counter() - start,
         version=__version__,
-        revision=machine.revision(),
+        revision=revision,
         backend="cpu",
         machine=machine.describe(),
         load_average=(load_before, os.getloadavg()[0]),
