@@ -236,7 +236,7 @@ def search(archive: Archive, request: Request, level: Level, uids: Sequence[str]
     service = base_url(request)
     shown = [complete(result, query, service) for result in results[: query.limit - 1]]
     response = json_document(request, orjson.dumps(shown), DICOM_JSON)
-    for warning in warnings(asked, len(results) == query.limit, service):
+    for warning in warnings(asked, results.cut or len(results) == query.limit, service):
         response.headers.append("Warning", warning)
     return response
 

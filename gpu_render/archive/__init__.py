@@ -1,6 +1,6 @@
 """Where frames come from: the Archive protocol and the records it lists. ``folder.py`` is the first archive."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -189,6 +189,15 @@ DicomJson = dict[str, Any]
 """A data set in the DICOM JSON Model (PS3.18 annex F): tag as eight hex digits -> {"vr": ..., "Value": [...]}."""
 
 
+class Answers(list[DicomJson]):
+    """What a search found. ``cut``: there would be more, but for the memory that they take; the next ones are found by
+    ``offset``."""
+
+    def __init__(self, found: Iterable[DicomJson] = (), *, cut: bool = False) -> None:
+        super().__init__(found)
+        self.cut = cut
+
+
 @dataclass(frozen=True, slots=True)
 class ImageRecord:
     """What a stable integer id stands for: the first frame of an instance, and what surrounds it."""
@@ -259,7 +268,7 @@ class Archive(Frames, Protocol):
         """The stable integer id of an instance."""
         ...
 
-    def search(self, query: Query) -> list[DicomJson]:
+    def search(self, query: Query) -> Answers:
         """What matches, in a fixed order (studies: latest first; series and instances: by number, then UID), each with
         the level's attributes of PS3.18 10.6.3.3 and those of the levels above that a relational query needs.
 

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gpu_render.archive import (
+    Answers,
     ArchiveStatus,
-    DicomJson,
     FrameRecord,
     ImageRecord,
     InstanceRecord,
@@ -299,7 +299,7 @@ class FolderArchive:
 
     # --- for DICOMweb ---------------------------------------------------------------------------------------
 
-    def search(self, query: Query) -> list[DicomJson]:
+    def search(self, query: Query) -> Answers:
         """What matches, in a fixed order. Raises BadRequest for a matching value that is none."""
         return self._index.search(query)
 

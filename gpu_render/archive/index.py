@@ -12,7 +12,7 @@ from sqlalchemy import Connection, LargeBinary, Select, and_, bindparam, func, l
 from sqlalchemy import Integer as SqlInteger
 
 from gpu_render.archive import (
-    DicomJson,
+    Answers,
     FrameRecord,
     HiddenInstance,
     InstanceRecord,
@@ -328,7 +328,7 @@ class Index:
 
     # --- reading: for DICOMweb ------------------------------------------------------------------------------
 
-    def search(self, query: Query) -> list[DicomJson]:
+    def search(self, query: Query) -> Answers:
         """See Archive.search."""
         with self._db.snapshot() as db:
             return search(self._db, db, query)

@@ -84,6 +84,8 @@ def _tags(keywords: str) -> frozenset[int]:
 
 STUDY_TAGS, SERIES_TAGS = _tags(_STUDY), _tags(_SERIES)
 """What is the same in all instances of a study, or of a series."""
+INSTANCE_TAGS = _tags("InstanceNumber NumberOfFrames Rows Columns BitsAllocated TimezoneOffsetFromUTC")
+"""What a search for instances answers of each without looking into its data set (PS3.18 10.6.3.3)."""
 
 
 class TooLongError(Exception):
@@ -410,11 +412,12 @@ def encodings_of(value: bytes) -> list[str]:
 @dataclass(frozen=True, slots=True)
 class Metadata:
     """``text``: of the whole data set; empty where it would be longer than was asked for. ``study`` and ``series``:
-    attributes of the patient and study, and of the series."""
+    attributes of the patient and study, and of the series; ``instance``: those that a search answers."""
 
     text: str
     study: DicomJson
     series: DicomJson
+    instance: DicomJson
 
 
 def make_metadata(
@@ -439,8 +442,9 @@ def make_metadata(
     if not all(text.isascii() for text in present.values()):
         present[SPECIFIC_CHARACTER_SET] = f'"{SPECIFIC_CHARACTER_SET:08X}":{{"vr":"CS","Value":["ISO_IR 192"]}}'
     text = _object(list(present.items())) if whole and all_written else ""
-    study, series = ([member for member in members if member[0] in tags] for tags in (STUDY_TAGS, SERIES_TAGS))
-    return Metadata(text, json.loads(_object(study)), json.loads(_object(series)))
+    levels = (STUDY_TAGS, SERIES_TAGS, INSTANCE_TAGS)
+    of_each = ([member for member in members if member[0] in tags] for tags in levels)
+    return Metadata(text, *(json.loads(_object(of_level)) for of_level in of_each))
 
 
 def _object(members: list[Member]) -> str:

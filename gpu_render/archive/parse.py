@@ -353,7 +353,7 @@ def describe_file(descriptor: int, file: File, identity: str, max_frame_bytes: i
     A document has the UIDs, the attributes by level, ``error`` (class name and message: why no frame of it can be
     shown) or None, and, without error, ``layout``, ``presentations`` (JSON texts), ``geometry``, ``frames``
     (``[frame number, index of its presentation, geometry]`` of those that differ) and where the pixels lie.
-    ``study_attributes`` and ``series_attributes``: what metadata.py lists, as DICOM JSON.
+    ``study_attributes``, ``series_attributes`` and ``instance_attributes``: what metadata.py lists, as DICOM JSON.
     """
     ds = file.ds
     if file.pixels is None and not text(ds, "SOPClassUID", 64):
@@ -391,7 +391,11 @@ def describe_file(descriptor: int, file: File, identity: str, max_frame_bytes: i
         document["error"] = [type(error).__name__, str(error)]
         spans = b""
     metadata = read_metadata(descriptor, file, decodable=document["error"] is None, spans=spans)
-    document.update(study_attributes=metadata.study, series_attributes=metadata.series)
+    document.update(
+        study_attributes=metadata.study,
+        series_attributes=metadata.series,
+        instance_attributes=metadata.instance,
+    )
     return Parsed(document, spans, zlib.compress(metadata.text.encode(), 1) if metadata.text else b"")
 
 
@@ -419,14 +423,14 @@ def read_metadata(
         head = head_reader(descriptor, place, groups=with_groups)
         return make_metadata(head, file.pixels, tail, available, whole=with_groups, limit=limit)
     except TooLarge:
-        return Metadata("", {}, {})
+        return Metadata("", {}, {}, {})
     except IrregularError:
         pass
     try:
         head = Reader(repaired_head(descriptor, file), 0, implicit=False, little_endian=True)
         return make_metadata(head, file.pixels, tail, available, whole=True, limit=limit)
     except IrregularError:
-        return Metadata("", {}, {})
+        return Metadata("", {}, {}, {})
 
 
 def stretches(descriptor: int, file: File) -> Stretches:

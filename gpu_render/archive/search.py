@@ -2,7 +2,7 @@
 
 import re
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,11 +10,12 @@ from typing import Any
 import orjson
 from sqlalchemy import ColumnElement, Connection, Select, and_, or_, select, true, union
 
-from gpu_render.archive import DicomJson, Level, Match, Query
+from gpu_render.archive import Answers, DicomJson, Level, Match, Query
 from gpu_render.archive.attributes import clock, comparable_name, day, words
 from gpu_render.archive.database import Database
+from gpu_render.archive.metadata import INSTANCE_TAGS, SERIES_TAGS, STUDY_TAGS
 from gpu_render.archive.records import layout_from_json
-from gpu_render.archive.tables import image, instance, metadata, series, study, term
+from gpu_render.archive.tables import image, instance, metadata, said, series, study, term
 from gpu_render.archive.writing import (
     ISSUER,
     PATIENT_ID,
@@ -263,7 +264,7 @@ def _selection(query: Query) -> Select[Any]:
     if query.level is Level.SERIES:
         return select(*columns).join(series, series.c.study_id == study.c.id).order_by(*_BY_STUDY, *_BY_SERIES)
     return (
-        select(*columns, instance.c.image_id)
+        select(*columns, instance.c.image_id, instance.c.of_study, instance.c.of_series)
         .select_from(study)
         .join(series, series.c.study_id == study.c.id)
         .join(instance, instance.c.series_id == series.c.id)
@@ -284,25 +285,29 @@ def _matching(database: Database, db: Connection, query: Query) -> Sequence[Any]
     return db.execute(selection.limit(limit).offset(query.offset or None)).all()
 
 
-def search(database: Database, db: Connection, query: Query) -> list[DicomJson]:
+def search(database: Database, db: Connection, query: Query) -> Answers:
     """See Archive.search."""
     rows = _matching(database, db, query)
     studies = _study_parts(db, {row.study_id for row in rows})
     if query.level is Level.STUDY:
-        return [_study_answer(studies[row.study_id], query, own=True) for row in rows]
+        return Answers(_study_answer(studies[row.study_id], query, own=True) for row in rows)
     of_series = _series_parts(db, {row.series_id for row in rows})
     if query.level is Level.SERIES:
-        return [
+        return Answers(
             _study_answer(studies[row.study_id], query) | _series_answer(of_series[row.series_id], query, own=True)
             for row in rows
-        ]
+        )
     instances = _instance_answers(db, [row.image_id for row in rows], query)
-    return [
-        _study_answer(studies[row.study_id], query)
-        | _series_answer(of_series[row.series_id], query)
-        | instances[row.image_id]
+    rows = rows[: len(instances.found)]
+    own_studies = _own_parts(db, studies, {(row.study_id, row.of_study) for row in rows}, _study_attributes)
+    own_series = _own_parts(db, of_series, {(row.series_id, row.of_series) for row in rows}, _series_attributes)
+    answers = (
+        _study_answer(own_studies[row.study_id, row.of_study], query)
+        | _series_answer(own_series[row.series_id, row.of_series], query)
+        | instances.found[row.image_id]
         for row in rows
-    ]
+    )
+    return Answers(answers, cut=instances.cut)
 
 
 # --- answers ------------------------------------------------------------------------------------------------
@@ -330,14 +335,26 @@ _OF_SERIES = {
 _OF_SERIES_KNOWN = ("00080021", "00080031", "00180015", "00400244", "00400245", "00400275")
 _OF_INSTANCE_KNOWN = ("00080016", "00080018", "00200013", "00280008", "00280010", "00280011", "00280100")
 _TIMEZONE = "00080201"
+_KEPT_APART = frozenset(
+    {f"{tag:08X}" for tags in (STUDY_TAGS, SERIES_TAGS, INSTANCE_TAGS) for tag in tags}
+    | {"00080005", "00080016", "00080018", "00080056", "00080061", "00080062", "00083002", "00081190"}
+    | {"00201206", "00201208", "00201209"}
+)
+"""What needs no look into the data set of an instance."""
+_WHOLE_STEP = 64
+"""Data sets read at once: a few hundred KiB."""
+MOST_TEXT = 64 << 20
+"""Length [byte] of all data sets that are read for one answer, as text: beyond it the answer ends."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """What is known of one study, series or instance: all its attributes, and those that are counted or looked up."""
+    """What is known of one study, series or instance: all its attributes, and those that are counted or looked up. Of
+    studies and series ``said_id`` is what is believed of them."""
 
     attributes: DicomJson
     derived: DicomJson
+    said_id: int = 0
 
 
 def element(vr: str, *values: object) -> DicomJson:
@@ -373,61 +390,110 @@ def _study_parts(db: Connection, ids: Iterable[int]) -> dict[int, _Part]:
                 "00201206": element("IS", len(of_series)),
                 "00201208": element("IS", sum(one.instance_count for one in of_series)),
             }
-            attributes = _study_columns(row) | orjson.loads(row.attributes)
+            attributes = _study_attributes(dict(row._mapping))
             attributes["0020000D"] = element("UI", row.study_instance_uid)  # where the file has none it was made up
-            parts[row.id] = _Part(attributes, derived)
+            parts[row.id] = _Part(attributes, derived, row.said_id)
     return parts
 
 
-def _study_columns(row: Any) -> DicomJson:
-    """What is known of a study whose attributes were not kept."""
-    return {
-        "00080020": element("DA", row.study_date),
-        "00080030": element("TM", row.study_time),
-        "00080050": element("SH", row.accession_number),
-        "00081030": element("LO", row.study_description),
-        "00100010": _name_element(row.patient_name),
-        "00100020": element("LO", row.patient_id),
+def _study_attributes(row: Mapping[str, Any]) -> DicomJson:
+    """From a row of a study. The columns are for one whose attributes were not kept."""
+    columns = {
+        "00080020": element("DA", row["study_date"]),
+        "00080030": element("TM", row["study_time"]),
+        "00080050": element("SH", row["accession_number"]),
+        "00081030": element("LO", row["study_description"]),
+        "00100010": _name_element(row["patient_name"]),
+        "00100020": element("LO", row["patient_id"]),
     }
+    columns.update(orjson.loads(row["attributes"]))
+    return columns
 
 
 def _series_parts(db: Connection, ids: Iterable[int]) -> dict[int, _Part]:
     parts = {}
     for chunk in _chunks(ids):
         for row in db.execute(select(series).where(series.c.id.in_(chunk))):
-            columns = {
-                "00080060": element("CS", row.modality),
-                "0008103E": element("LO", row.series_description),
-                "00200011": element("IS", row.series_number),
-            }
-            derived = {"00201209": element("IS", row.instance_count)}
-            attributes = columns | orjson.loads(row.attributes)
+            attributes = _series_attributes(dict(row._mapping))
             attributes["0020000E"] = element("UI", row.series_instance_uid)
-            parts[row.id] = _Part(attributes, derived)
+            parts[row.id] = _Part(attributes, {"00201209": element("IS", row.instance_count)}, row.said_id)
     return parts
 
 
-def _instance_answers(db: Connection, ids: Iterable[int], query: Query) -> dict[int, DicomJson]:
-    """Made at once of each: thousands of whole data sets take too much memory."""
-    columns = (image.c.sop_instance_uid, *instance.c, metadata.c.body)
-    wanted = (
-        select(*columns)
-        .join(instance, instance.c.image_id == image.c.id)
-        .outerjoin(metadata, metadata.c.image_id == image.c.id)
-    )
-    answers = {}
-    for chunk in _chunks(ids):
-        for row in db.execute(wanted.where(image.c.id.in_(chunk))):
-            whole = orjson.loads(zlib.decompress(row.body)) if row.body else _instance_columns(row)
-            whole["00080018"] = element("UI", row.sop_instance_uid)  # where the file has none it was made up
-            part = _Part(whole, {"00083002": element("UI", row.transfer_syntax_uid)})
-            answers[row.image_id] = _instance_answer(part, query)
-    return answers
+def _series_attributes(row: Mapping[str, Any]) -> DicomJson:
+    """From a row of a series."""
+    columns = {
+        "00080060": element("CS", row["modality"]),
+        "0008103E": element("LO", row["series_description"]),
+        "00200011": element("IS", row["series_number"]),
+    }
+    columns.update(orjson.loads(row["attributes"]))
+    return columns
 
 
-def _instance_columns(row: Any) -> DicomJson:
-    """What is known of an instance whose data set is not kept."""
-    found = {"00080016": element("UI", row.sop_class_uid), "00200013": element("IS", row.instance_number)}
+def _own_parts(
+    db: Connection,
+    parts: Mapping[int, _Part],
+    wanted: Iterable[tuple[int, int]],
+    attributes_of: Callable[[Mapping[str, Any]], DicomJson],
+) -> dict[tuple[int, int], _Part]:
+    """Studies or series as the files of instances have them, by their id and the id of what is said: an instance is
+    not answered with the patient of another."""
+    found, others = {}, {}
+    for owner, said_id in wanted:
+        found[owner, said_id] = parts[owner]
+        if said_id != parts[owner].said_id:
+            others[said_id] = owner
+    for chunk in _chunks(others):
+        for row in db.execute(select(said.c.id, said.c.body).where(said.c.id.in_(chunk))):
+            part = parts[others[row.id]]
+            uids = {tag: part.attributes[tag] for tag in ("0020000D", "0020000E") if tag in part.attributes}
+            own = _Part(attributes_of(orjson.loads(row.body)) | uids, part.derived, row.id)
+            found[others[row.id], row.id] = own
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Instances:
+    """Answers by id, in order; ``cut``: not of all, since their data sets are too long."""
+
+    found: dict[int, DicomJson]
+    cut: bool
+
+
+def _instance_answers(db: Connection, ids: Sequence[int], query: Query) -> _Instances:
+    """Made at once of each: thousands of whole data sets take too much memory. They are read only where something is
+    asked for that is kept nowhere else."""
+    whole = query.include_all or not query.include <= _KEPT_APART
+    columns = (image.c.sop_instance_uid, *instance.c, *((metadata.c.body,) if whole else ()))
+    wanted = select(*columns).join(instance, instance.c.image_id == image.c.id)
+    if whole:
+        wanted = wanted.outerjoin(metadata, metadata.c.image_id == image.c.id)
+    found: dict[int, DicomJson] = {}
+    length = 0
+    for at in range(0, len(ids), _WHOLE_STEP if whole else STEP):
+        chunk = ids[at : at + (_WHOLE_STEP if whole else STEP)]
+        rows = {row.image_id: row for row in db.execute(wanted.where(image.c.id.in_(chunk)))}
+        for image_id in chunk:
+            if length > MOST_TEXT:
+                return _Instances(found, cut=True)
+            row = rows[image_id]
+            text = zlib.decompress(row.body) if whole and row.body else b""
+            length += len(text)
+            attributes = orjson.loads(text) if text else _instance_attributes(row)
+            attributes["00080018"] = element("UI", row.sop_instance_uid)  # where the file has none it was made up
+            part = _Part(attributes, {"00083002": element("UI", row.transfer_syntax_uid)})
+            found[image_id] = _instance_answer(part, query)
+    return _Instances(found, cut=False)
+
+
+def _instance_attributes(row: Any) -> DicomJson:
+    """What is known of an instance without its data set."""
+    found = {"00080016": element("UI", row.sop_class_uid)}
+    if row.attributes is not None:
+        found.update(orjson.loads(row.attributes))
+        return found
+    found["00200013"] = element("IS", row.instance_number)
     if row.layout is not None:
         layout = layout_from_json(row.layout)
         found["00280010"] = element("US", layout.rows)

@@ -15,7 +15,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 """Raised with every change of a table, of what a column means or of what parsing makes of a file: an index of another
 version is rebuilt."""
 CHUNK_FRAMES = 128
@@ -178,6 +178,7 @@ instance = Table(
     Column("error", TEXT),
     Column("layout", TEXT),
     Column("geometry", TEXT),
+    Column("attributes", TEXT),
     _number("pixel_offset"),
     _number("frame_bits"),
     _number("word_swap"),

@@ -325,6 +325,7 @@ def _instance_row(document: dict[str, Any], image_id: int, file_id: int, place: 
         "error": None if error is None else storable(error),
         "layout": document.get("layout"),
         "geometry": document.get("geometry"),
+        "attributes": _json(document["instance_attributes"]) if "instance_attributes" in document else None,
         **{place: None if value is None else int(value) for place, value in places.items()},
     }
 

@@ -97,6 +97,16 @@ def test_either_patient_finds_the_study(index: Index) -> None:
     assert index.patients("1.2") == set()
 
 
+def test_an_instance_is_answered_with_its_own_patient(index: Index) -> None:
+    index.write([file_of("1", "Alice^A", "A1", modality="CT"), file_of("2", "Bob^B", "B2", modality="MR")])
+    found = answers(index, Level.INSTANCE)
+    assert [(a["00080018"]["Value"], a["00100020"]["Value"], a["00080060"]["Value"]) for a in found] == [
+        (["1.7.1"], ["A1"], ["CT"]),
+        (["1.7.2"], ["B2"], ["MR"]),
+    ]
+    assert all(a["0020000D"]["Value"] == ["1.1"] and a["0020000E"]["Value"] == ["1.1.1"] for a in found)
+
+
 def test_a_series_says_what_is_left(index: Index) -> None:
     index.write([file_of("1", "A", "1", modality="CT", step="S1"), file_of("2", "A", "1", modality="MR", step="S2")])
     key = "RequestAttributesSequence__ScheduledProcedureStepID"

@@ -394,6 +394,8 @@ def test_an_answer_of_each_level(index: Index) -> None:
     }
     of_series = {"SeriesNumber": 3, "attributes": {"00080070": element("LO", "Maker")}}
     (change,) = study("1.1", series=[of_series], PatientName="A=B", PatientSex="F", PatientBirthDate="19500101")
+    assert change.document is not None
+    change.document["instance_attributes"] = {tag: whole[tag] for tag in ("00200013", "00280010")}
     index.write([replace(change, metadata=zlib.compress(json.dumps(whole).encode()))])
 
     (answer,) = index.search(Query(Level.STUDY))
@@ -433,6 +435,36 @@ def test_an_answer_of_each_level(index: Index) -> None:
     assert answer["00281050"] == element("DS", 40)
     assert answer["00100040"] == element("CS", "F")
     assert not answer.keys() & {"00281201", "00209999"}
+
+
+def test_data_sets_are_read_only_where_they_are_asked_for(index: Index) -> None:
+    """What is stored here is none: reading it would fail."""
+    (change,) = study("1.1", PatientName="A", PatientID="7")
+    assert change.document is not None
+    change.document["instance_attributes"] = {"00280008": element("IS", 1), "00280010": element("US", 2)}
+    index.write([replace(change, metadata=b"no data set")])
+    matches = (Match("PatientID", ("7",)), Match("Modality", ("CT",)), Match("SOPClassUID", ("1.2",)))
+    include = frozenset({"00100020", "00080060", "00080016", "00280008"})
+    (answer,) = index.search(Query(Level.INSTANCE, matches=matches, include=include))
+    assert (answer["00280010"], answer["00280008"]) == (element("US", 2), element("IS", 1))
+    assert answer["00100020"] == element("LO", "7")
+    with pytest.raises(zlib.error):
+        index.search(Query(Level.INSTANCE, include=frozenset({"00281050"})))
+
+
+def test_an_answer_ends_where_data_sets_take_too_much_memory(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And says so; nothing is lost to who goes on from there."""
+    text = zlib.compress(json.dumps({"00281050": element("DS", 40)}).encode())
+    fill(index, (replace(change, metadata=text) for change in study("1.1", series=[{}] * 7)))
+    monkeypatch.setattr("gpu_render.archive.search.MOST_TEXT", 60)
+    plain = index.search(Query(Level.INSTANCE))
+    assert (len(plain), plain.cut) == (7, False)
+    pages: list[str] = []
+    for size, cut in ((2, True), (2, True), (2, True), (1, False), (0, False)):
+        page = index.search(Query(Level.INSTANCE, include_all=True, offset=len(pages)))
+        assert (len(page), page.cut) == (size, cut)
+        pages += [answer["00080018"]["Value"][0] for answer in page]
+    assert pages == [answer["00080018"]["Value"][0] for answer in plain]
 
 
 def test_an_instance_whose_data_set_is_not_kept(index: Index) -> None:

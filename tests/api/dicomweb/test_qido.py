@@ -361,6 +361,34 @@ def test_pages_until_an_empty_one(client: TestClient) -> None:
     assert search(client, "/studies/1.2.99/series") == []
 
 
+def test_pages_of_whole_data_sets_end_by_their_length(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never without the warning, and all of them are reached by the offset."""
+    monkeypatch.setattr("gpu_render.archive.search.MOST_TEXT", 20_000)
+    expected = [value(found, "00080018") for found in search(client, "/instances")]
+    found: list[str] = []
+    sizes = []
+    while len(found) < len(expected):
+        answer = client.get(f"/dicomweb/instances?includefield=all&offset={len(found)}")
+        page = [value(one, "00080018") for one in answer.json()]
+        found += page
+        sizes.append(len(page))
+        assert ("additional results" in answer.headers.get("warning", "")) == (len(found) < len(expected))
+    assert found == expected
+    assert min(sizes) >= 1
+    assert max(sizes) < len(expected) / 2
+
+
+def test_what_is_answered_without_the_data_set_is_what_it_says(client: TestClient) -> None:
+    whole = {value(found, "00080018"): found for found in search(client, "/instances", "includefield=all")}
+    plain = {value(found, "00080018"): found for found in search(client, "/instances")}
+    assert plain.keys() == whole.keys()
+    for sop, found in plain.items():
+        given = {tag: one for tag, one in found.items() if "Value" in one}
+        assert given == {tag: whole[sop][tag] for tag in given}
+        wanted = {"00080016", "00200013", "00280008", "00280010", "00280011", "00280100"}
+        assert wanted & whole[sop].keys() <= found.keys()
+
+
 def test_no_more_than_the_operator_allows(client: TestClient) -> None:
     state = client.app.state  # type: ignore[attr-defined]
     service = state.service
