@@ -15,6 +15,7 @@ import random
 import resource
 import socket
 import tempfile
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -37,7 +38,7 @@ NUMBERS = (1, 2, 3)
 """Series Numbers: uncompressed, JPEG 2000, HTJ2K."""
 PAUSE_S = (0.005, 0.035)
 SETTLE_S = 0.5
-TOP_UP = 40
+REFILL_PER_S = 200
 NOTES = (
     "Time from sending the request to the last byte of one slice's stored values; the service's cache keeps nothing.",
     "Beside: prefetches of all three series are in line, each on a connection of its own.",
@@ -160,20 +161,45 @@ def refusal_ms(port: int, url: str, limit_s: float = 0.5) -> float | None:
     return duration_ms
 
 
-def measure_refusals(port: int, urls: Sequence[str], plan: Plan) -> record.Refusal:
-    """A person's requests while thousands of others are under way and the queue is full. Requests for one frame share
-    a place in the queue, so that only frames which nobody has asked for are refused."""
-    asked, fresh = urls[: plan.queue + TOP_UP], itertools.cycle(urls[plan.queue + TOP_UP :])
-    durations: list[float] = []
+def large_pictures(url: str, width: int) -> Iterator[str]:
+    """One slice at 2000x2000 by windows that nobody has asked for: slow to render, and shared by nobody."""
+    for step in itertools.count():
+        yield f"{url}?viewport=2000,2000&window={40 + step / 8:g},{width}"
+
+
+@contextlib.contextmanager
+def refilling(port: int, urls: Iterator[str]) -> Iterator[None]:
+    """REFILL_PER_S further requests, which take the places of those that are done, until the block ends."""
+    done = threading.Event()
+
+    def work() -> None:
+        with contextlib.ExitStack() as stack:
+            while not done.wait(1 / REFILL_PER_S):
+                stack.enter_context(flood(port, urls, 1, urgency=3))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def measure_refusals(port: int, url: str, plan: Plan) -> record.Refusal:
+    """A person's requests while thousands of others are under way and the queue is full."""
+    pictures, durations = large_pictures(url, 400), list[float]()
     with contextlib.ExitStack() as stack:
-        stack.enter_context(flood(port, itertools.cycle(asked), plan.flood, urgency=3))
-        deadline = time.perf_counter() + 60
-        while len(durations) < plan.refusals and time.perf_counter() < deadline:
-            stack.enter_context(flood(port, itertools.cycle(reversed(asked)), TOP_UP, urgency=3))
-            time.sleep(0.1)  # what was done since has made room, which others have taken now
-            duration_ms = refusal_ms(port, next(fresh))
+        stack.enter_context(flood(port, pictures, plan.flood, urgency=3))
+        stack.enter_context(refilling(port, large_pictures(url, 500)))
+        time.sleep(SETTLE_S)
+        for _ in range(3 * plan.refusals):
+            time.sleep(0.02)
+            duration_ms = refusal_ms(port, next(pictures))
             if duration_ms is not None:
                 durations.append(duration_ms)
+            if len(durations) == plan.refusals:
+                break
     if not durations:
         raise BenchmarkError("a queue that should be full took every request")
     situation = f"the queue of {plan.queue:,} is full"
@@ -181,11 +207,11 @@ def measure_refusals(port: int, urls: Sequence[str], plan: Plan) -> record.Refus
 
 
 @contextlib.contextmanager
-def running(folder: Path, plan: Plan, queue: int) -> Iterator[tuple[Server, Client]]:
-    """The service over ``folder``, indexed, with a queue of this length and a cache that keeps nothing."""
+def running(folder: Path, plan: Plan, queue: int, cache_bytes: int) -> Iterator[tuple[Server, Client]]:
+    """The service over ``folder``, indexed, with a queue of this length and a cache of this size."""
     with contextlib.ExitStack() as stack:
         index = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "index.sqlite"
-        settings = ("env", "GPU_RENDER_CACHE_BYTES=0", f"GPU_RENDER_QUEUE_CAPACITY={queue}")
+        settings = ("env", f"GPU_RENDER_CACHE_BYTES={cache_bytes}", f"GPU_RENDER_QUEUE_CAPACITY={queue}")
         command = (*settings, *SERVICE, str(folder), "--index", str(index))
         service = stack.enter_context(serving(command, "/health/ready"))
         client = stack.enter_context(contextlib.closing(Client(service.port)))
@@ -197,17 +223,15 @@ def running(folder: Path, plan: Plan, queue: int) -> Iterator[tuple[Server, Clie
 def measure(folder: Path, plan: Plan) -> record.Run:
     """Start the service over ``folder``, measure, stop it."""
     start, load_before, date = time.perf_counter(), os.getloadavg()[0], datetime.now(UTC)
-    allow_connections(plan.flood + TOP_UP * 2 * plan.refusals)
+    allow_connections(2 * plan.flood + REFILL_PER_S * plan.refusals)
     found = Found()
-    with running(folder, plan, plan.prefetches + 24) as (service, client):
+    with running(folder, plan, plan.prefetches + 24, cache_bytes=0) as (service, client):
         urls = {number: [frame["url"] for frame in manifest(client, number)] for number in NUMBERS}
         backend = client.ask(Question(f"{urls[1][0]}?window=40,400")).headers["x-render-backend"]
         one_turn(client, iter(urls[2]), plan.per_turn, random.Random(0))  # the decoders are started
         measure_beside(service.port, urls, plan, found)
-    with running(folder, plan, plan.queue) as (full, client):
-        everything = [frame["url"] for number in data.NAMES for frame in manifest(client, number)]
-        random.Random(1).shuffle(everything)
-        refusal = measure_refusals(full.port, [f"{url}?stage=stored" for url in everything], plan)
+    with running(folder, plan, plan.queue, cache_bytes=1 << 30) as (full, client):
+        refusal = measure_refusals(full.port, manifest(client, 1)[0]["url"], plan)
     forgotten = record.summarize(found.forgotten)
     return record.Run(
         benchmark="load",

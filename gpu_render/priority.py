@@ -1,12 +1,14 @@
 """Bounded queues with three priorities: one for loading frames, one for the device."""
 
-import heapq
+import bisect
 import itertools
 import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import IntEnum
+from operator import itemgetter
 from typing import Any, Generic, Protocol, TypeVar
 
 from gpu_render.errors import Overloaded
@@ -34,57 +36,67 @@ T = TypeVar("T")
 
 
 class PriorityQueue(Generic[A]):
-    """A bounded heap of awaited work: lowest Priority first, in order of arrival within one."""
+    """A bounded queue of awaited work: lowest Priority first, in order of arrival within one.
+
+    To refuse costs nothing that grows with the queue.
+    """
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self._heap: list[tuple[int, int, A]] = []
+        self._lines: dict[Priority, deque[tuple[int, A]]] = {priority: deque() for priority in Priority}
         self._arrivals = itertools.count()
         self._ready = threading.Condition()
         self._closed = False
+        self._cancelled = False  # whether anything was, since those were last taken out
 
     def __len__(self) -> int:
-        return len(self._heap)
+        return sum(map(len, self._lines.values()))
 
     def put(self, item: A, priority: Priority) -> None:
         """Add an item. In a full queue it takes the place of the youngest of the least urgent ones, if they are less
         urgent: that one's future raises Overloaded. Raises Overloaded at once where there is no place, or no queue."""
         displaced: A | None = None
         with self._ready:
-            if len(self._heap) >= self._capacity:
+            if self._closed:
+                raise Overloaded("the service is shutting down")
+            if len(self) >= self._capacity and self._cancelled:
                 self._drop_cancelled()
-            if len(self._heap) >= self._capacity:
+            if len(self) >= self._capacity:
                 displaced = self._displace(priority)
-            if self._closed or len(self._heap) >= self._capacity:
-                raise Overloaded("the service is shutting down" if self._closed else FULL)
-            heapq.heappush(self._heap, (priority, next(self._arrivals), item))
-            self._ready.notify_all()  # not everybody takes everything
+            self._lines[priority].append((next(self._arrivals), item))
+            if priority is Priority.INTERACTIVE:
+                self._ready.notify()
+            else:
+                self._ready.notify_all()  # not everybody takes it
+        item.future.add_done_callback(self._note)
         if displaced is not None and displaced.future.set_running_or_notify_cancel():
             displaced.future.set_exception(Overloaded(FULL))
 
-    def _displace(self, priority: Priority) -> A | None:
-        """Take out the youngest of the least urgent items, where it is less urgent than ``priority``."""
-        if not self._heap:
-            return None
-        last = max(range(len(self._heap)), key=lambda place: self._heap[place][:2])
-        if self._heap[last][0] <= priority:
-            return None
-        _, _, item = self._heap.pop(last)
-        heapq.heapify(self._heap)
-        return item
+    def _note(self, future: "Future[Any]") -> None:
+        self._cancelled = self._cancelled or future.cancelled()
+
+    def _displace(self, priority: Priority) -> A:
+        """Take out the youngest of the least urgent items. Raises Overloaded where none is less urgent."""
+        for waits_as, line in reversed(self._lines.items()):
+            if line and waits_as > priority:
+                return line.pop()[1]
+        raise Overloaded(FULL)
 
     def _drop_cancelled(self) -> None:
-        self._heap = [entry for entry in self._heap if not entry[2].future.cancelled()]
-        heapq.heapify(self._heap)
+        self._cancelled = False
+        for priority, line in self._lines.items():
+            self._lines[priority] = deque(entry for entry in line if not entry[1].future.cancelled())
 
     def promote(self, future: "Future[Any]", priority: Priority) -> None:
         """Let the item with ``future`` wait among those of ``priority``, where it waits and is less urgent."""
         with self._ready:
-            for place, (waits_as, arrival, item) in enumerate(self._heap):
-                if item.future is future and waits_as > priority:
-                    self._heap[place] = (priority, arrival, item)
-                    heapq.heapify(self._heap)
-                    self._ready.notify_all()
+            for waits_as, line in self._lines.items():
+                entry = next((entry for entry in line if entry[1].future is future), None)
+                if entry is not None:
+                    if waits_as > priority:
+                        line.remove(entry)
+                        bisect.insort(self._lines[priority], entry, key=itemgetter(0))
+                        self._ready.notify_all()
                     return
 
     def take(self, limit: int, wait: bool = True, least: Priority = Priority.PREFETCH) -> list[A]:
@@ -93,24 +105,28 @@ class PriorityQueue(Generic[A]):
         Without ``wait``, [] also where there is none now."""
         with self._ready:
             while True:
-                taken: list[A] = []
-                while self._heap and len(taken) < limit and self._heap[0][0] <= least:
-                    priority, _, item = heapq.heappop(self._heap)
-                    if item.future.set_running_or_notify_cancel():
-                        taken.append(item)
-                        least = Priority(priority)
-                if taken or self._closed or not wait:
-                    return taken
+                for priority, line in self._lines.items():
+                    taken: list[A] = []
+                    while priority <= least and line and len(taken) < limit:
+                        _, item = line.popleft()
+                        if item.future.set_running_or_notify_cancel():
+                            taken.append(item)
+                    if taken:
+                        return taken
+                if self._closed or not wait:
+                    return []
                 self._ready.wait()
 
     def close(self) -> None:
         """Let takers go, and cancel what still waits."""
         with self._ready:
             self._closed = True
-            for _, _, item in self._heap:
-                item.future.cancel()
-            self._heap.clear()
+            waiting = [item for line in self._lines.values() for _, item in line]
+            for line in self._lines.values():
+                line.clear()
             self._ready.notify_all()
+        for item in waiting:
+            item.future.cancel()
 
 
 @dataclass(frozen=True, slots=True)

