@@ -416,22 +416,23 @@ def _owner_columns(table: Table, key: Any) -> dict[str, Any]:
 
 
 def _sayings(table: Table, keys: Sequence[Any], documents: Sequence[dict[str, Any]]) -> list[tuple[Any, _Saying]]:
-    """What each document says, made once of those that say the same: nearly all of a series."""
+    """What each document says, made once for those in a row that say the same: nearly all of a series."""
     name, make = ("study", _study_row) if table is study else ("series", _series_row)
-    known: dict[tuple[Any, str], _Saying] = {}
+    last: dict[Any, tuple[Any, _Saying]] = {}
     found = []
     for key, document in zip(keys, documents, strict=True):
-        text = json.dumps((document[name], document.get(f"{name}_attributes")))
-        if (key, text) not in known:
-            known[key, text] = _Saying(*make(document))
-        found.append((key, known[key, text]))
+        text = document[name], document.get(f"{name}_attributes")
+        if key not in last or last[key][0] != text:
+            last[key] = text, _Saying(*make(document))
+        found.append((key, last[key][1]))
     return found
 
 
 def _said_ids(db: Connection, table: Table, sayings: Sequence[tuple[int, _Saying]]) -> list[int]:
     """Ids of what is said of owners, with its terms; made where nobody has said it before."""
     level = _level(table)
-    digests = {id(saying): hashlib.blake2b(saying.body.encode(), digest_size=16).digest() for _, saying in sayings}
+    distinct = {id(saying): saying for _, saying in sayings}
+    digests = {n: hashlib.blake2b(saying.body.encode(), digest_size=16).digest() for n, saying in distinct.items()}
     wanted = {(owner, level, digests[id(saying)]): saying for owner, saying in sayings}
     columns = (said.c.owner_id, said.c.level, said.c.digest)
     rows = _rows(db, (*columns, said.c.id), tuple_(*columns), wanted)
