@@ -16,6 +16,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 SERVICE = (sys.executable, "-c", "from api.cli import app; app()", "serve")
+WITHOUT_LOOKAHEAD = ("env", "GPU_RENDER_LOOKAHEAD_FRAMES=0", *SERVICE)
+"""For what is asked for frame after frame and is to be cold each time."""
 RULER = (sys.executable, "-m", "uvicorn", "benchmarks.ruler:app", "--log-level", "warning", "--no-access-log")
 
 

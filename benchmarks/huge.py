@@ -29,7 +29,7 @@ from benchmarks import huge_objects, machine, record, report, ruler
 from benchmarks.harness import (
     ROOT,
     RULER,
-    SERVICE,
+    WITHOUT_LOOKAHEAD,
     BenchmarkError,
     Client,
     Question,
@@ -135,7 +135,7 @@ def measure_object(
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         service = stack.enter_context(
-            serving((*SERVICE, str(path.parent), "--index", str(folder / "index.sqlite")), "/health/ready")
+            serving((*WITHOUT_LOOKAHEAD, str(path.parent), "--index", str(folder / "index.sqlite")), "/health/ready")
         )
         client = stack.enter_context(contextlib.closing(Client(service.port, 120.0)))
         ruler_client = stack.enter_context(contextlib.closing(Client(ruler_port)))

@@ -26,7 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from benchmarks import data, machine, record, report, ruler
 from benchmarks.harness import (
     RULER,
-    SERVICE,
+    WITHOUT_LOOKAHEAD,
     BenchmarkError,
     Client,
     Question,
@@ -187,7 +187,9 @@ def measure(folder: Path, plan: Plan, console: Console) -> record.Run:
     date = datetime.now(UTC).isoformat(timespec="seconds")
     with contextlib.ExitStack() as stack:
         index = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "index.sqlite"
-        service = stack.enter_context(serving((*SERVICE, str(folder), "--index", str(index)), "/health/ready"))
+        service = stack.enter_context(
+            serving((*WITHOUT_LOOKAHEAD, str(folder), "--index", str(index)), "/health/ready")
+        )
         scale = stack.enter_context(serving(RULER, "/"))
         client = stack.enter_context(contextlib.closing(Client(service.port)))
         scale_client = stack.enter_context(contextlib.closing(Client(scale.port)))
