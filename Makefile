@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 SOURCES := pyproject.toml requirements.lock viewer/build_hook.py viewer/package-lock.json viewer/index.html viewer/docs.html \
 	viewer/vite.config.ts viewer/tsconfig.json $(shell find viewer/src -type f 2>/dev/null)
 
-.PHONY: help setup system test test-system clients gpu gpu-test lint format demo conformance screenshot bench mutation bench-huge bench-index bench-metadata bench-gpu fuzz-setup fuzz lock clean
+.PHONY: help setup system test test-system clients gpu gpu-test lint format demo conformance screenshot bench mutation bench-huge bench-series bench-load bench-index bench-metadata bench-gpu fuzz-setup fuzz lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -64,6 +64,12 @@ bench: setup ## time to a slice, per transfer syntax; takes a few minutes
 
 bench-huge: setup ## objects of 200,000 frames: time and memory to index them, time to a frame; takes several minutes
 	$(BIN)/python -m benchmarks.huge
+
+bench-series: setup ## series of 300 to 3,000 slices in one answer and one by one; takes about a quarter of an hour, 1.6 GB of temporary files
+	$(BIN)/python -m benchmarks.series
+
+bench-load: setup ## one slice while a thousand prefetches wait, and 503s of a full service; takes several minutes
+	$(BIN)/python -m benchmarks.load
 
 bench-metadata: setup ## metadata of series of 1,000 and 3,000 instances over HTTP; takes several minutes
 	$(BIN)/python -m benchmarks.metadata
