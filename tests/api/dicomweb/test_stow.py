@@ -35,11 +35,12 @@ from tests.gpu_render.test_store import digest
 
 MULTIPART = 'multipart/related; type="application/dicom"; boundary=b'
 PATIENT = "Geheim^Person"
+WHO = {"PatientName": PATIENT, "PatientID": "GEHEIM7"}
 STUDY, SERIES = "1.2.4.1", "1.2.4.1.1"
 
 
 def ct(sop: str, fill: int = 1, **changes: Any) -> bytes:
-    attributes = image(8, 8, **{"PatientName": PATIENT, "PatientID": "GEHEIM7", **changes, "SOPInstanceUID": sop})
+    attributes = image(8, 8, **{**WHO, **changes, "SOPInstanceUID": sop})
     return file_bytes(attributes, np.full(64, fill, "<u2").tobytes())
 
 
@@ -382,7 +383,7 @@ def test_memory_stays_flat_while_half_a_gigabyte_comes(served: tuple[Served, Pat
     service, store = served
     frames, frame = 1000, np.arange(512 * 512, dtype="<u2").tobytes()
     sop = uid()
-    head = file_bytes(image(512, 512, SOPInstanceUID=sop, NumberOfFrames=frames))
+    head = file_bytes(image(512, 512, **WHO, SOPInstanceUID=sop, NumberOfFrames=frames))
     pixels = b"\xe0\x7f\x10\x00OW\0\0" + (frames * len(frame)).to_bytes(4, "little")
 
     def data() -> Iterator[bytes]:
@@ -408,7 +409,7 @@ def test_memory_stays_flat_while_half_a_gigabyte_comes(served: tuple[Served, Pat
 def test_a_client_that_goes_in_the_middle(served: tuple[Served, Path]) -> None:
     service, store = served
     first, second = uid(), uid()
-    whole = body([ct(first), file_bytes(image(2048, 2048, SOPInstanceUID=second), bytes(8 << 20))])
+    whole = body([ct(first), file_bytes(image(2048, 2048, **WHO, SOPInstanceUID=second), bytes(8 << 20))])
     request = f"POST /dicomweb/studies HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {MULTIPART}\r\n"
     with socket.create_connection(("127.0.0.1", service.port)) as connection:
         connection.sendall(f"{request}Content-Length: {len(whole)}\r\n\r\n".encode() + whole[: 6 << 20])
