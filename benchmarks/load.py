@@ -60,8 +60,8 @@ class Plan:
     prefetches: int
 
 
-FULL = Plan(slices=210, rounds=10, per_turn=20, flood=3000, refusals=50, queue=1024, prefetches=1000)
-QUICK = Plan(slices=26, rounds=1, per_turn=5, flood=200, refusals=3, queue=8, prefetches=100)
+FULL = Plan(slices=210, rounds=10, per_turn=20, flood=3000, refusals=50, queue=100, prefetches=1000)
+QUICK = Plan(slices=26, rounds=1, per_turn=5, flood=200, refusals=3, queue=4, prefetches=100)
 
 
 @dataclass(slots=True)
@@ -144,7 +144,7 @@ def measure_beside(port: int, urls: dict[int, list[str]], plan: Plan, found: Fou
                 time.sleep(SETTLE_S)
 
 
-def refusal_ms(port: int, url: str, limit_s: float = 0.5) -> float | None:
+def refusal_ms(port: int, url: str, limit_s: float = 1.0) -> float | None:
     """How long one request waits for its 503; None where it is taken into the queue. Raises BenchmarkError."""
     with socket.create_connection(("127.0.0.1", port), timeout=limit_s) as connection:
         begun = time.perf_counter()
@@ -159,12 +159,6 @@ def refusal_ms(port: int, url: str, limit_s: float = 0.5) -> float | None:
     if not answer.startswith(b"HTTP/1.1 503") or b"\r\nretry-after: " not in answer.lower():
         raise BenchmarkError(f"no 503 with Retry-After but {answer[:60]!r}")
     return duration_ms
-
-
-def large_pictures(url: str, width: int) -> Iterator[str]:
-    """One slice at 2000x2000 by windows that nobody has asked for: slow to render, and shared by nobody."""
-    for step in itertools.count():
-        yield f"{url}?viewport=2000,2000&window={40 + step / 8:g},{width}"
 
 
 @contextlib.contextmanager
@@ -186,16 +180,17 @@ def refilling(port: int, urls: Iterator[str]) -> Iterator[None]:
         thread.join()
 
 
-def measure_refusals(port: int, url: str, plan: Plan) -> record.Refusal:
-    """A person's requests while thousands of others are under way and the queue is full."""
-    pictures, durations = large_pictures(url, 400), list[float]()
+def measure_refusals(port: int, urls: Sequence[str], plan: Plan) -> record.Refusal:
+    """A person's requests while thousands of others are under way and the queue is full. Requests for one frame share
+    a place in it: only those for frames that are not in it are refused, the others are not looked at."""
+    order, durations = random.Random(plan.flood), list[float]()
     with contextlib.ExitStack() as stack:
-        stack.enter_context(flood(port, pictures, plan.flood, urgency=3))
-        stack.enter_context(refilling(port, large_pictures(url, 500)))
+        stack.enter_context(flood(port, itertools.cycle(urls), plan.flood, urgency=3))
+        stack.enter_context(refilling(port, itertools.cycle(urls)))
         time.sleep(SETTLE_S)
-        for _ in range(3 * plan.refusals):
+        for _ in range(9 * plan.refusals):
             time.sleep(0.02)
-            duration_ms = refusal_ms(port, next(pictures))
+            duration_ms = refusal_ms(port, order.choice(urls))
             if duration_ms is not None:
                 durations.append(duration_ms)
             if len(durations) == plan.refusals:
@@ -207,11 +202,11 @@ def measure_refusals(port: int, url: str, plan: Plan) -> record.Refusal:
 
 
 @contextlib.contextmanager
-def running(folder: Path, plan: Plan, queue: int, cache_bytes: int) -> Iterator[tuple[Server, Client]]:
-    """The service over ``folder``, indexed, with a queue of this length and a cache of this size."""
+def running(folder: Path, plan: Plan, queue: int) -> Iterator[tuple[Server, Client]]:
+    """The service over ``folder``, indexed, with a queue of this length and a cache that keeps nothing."""
     with contextlib.ExitStack() as stack:
         index = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "index.sqlite"
-        settings = ("env", f"GPU_RENDER_CACHE_BYTES={cache_bytes}", f"GPU_RENDER_QUEUE_CAPACITY={queue}")
+        settings = ("env", "GPU_RENDER_CACHE_BYTES=0", f"GPU_RENDER_QUEUE_CAPACITY={queue}")
         command = (*settings, *SERVICE, str(folder), "--index", str(index))
         service = stack.enter_context(serving(command, "/health/ready"))
         client = stack.enter_context(contextlib.closing(Client(service.port)))
@@ -225,13 +220,14 @@ def measure(folder: Path, plan: Plan) -> record.Run:
     start, load_before, date = time.perf_counter(), os.getloadavg()[0], datetime.now(UTC)
     allow_connections(2 * plan.flood + REFILL_PER_S * plan.refusals)
     found = Found()
-    with running(folder, plan, plan.prefetches + 24, cache_bytes=0) as (service, client):
+    with running(folder, plan, plan.prefetches + 24) as (service, client):
         urls = {number: [frame["url"] for frame in manifest(client, number)] for number in NUMBERS}
         backend = client.ask(Question(f"{urls[1][0]}?window=40,400")).headers["x-render-backend"]
         one_turn(client, iter(urls[2]), plan.per_turn, random.Random(0))  # the decoders are started
         measure_beside(service.port, urls, plan, found)
-    with running(folder, plan, plan.queue, cache_bytes=1 << 30) as (full, client):
-        refusal = measure_refusals(full.port, manifest(client, 1)[0]["url"], plan)
+    with running(folder, plan, plan.queue) as (full, client):
+        slow = [f"{frame['url']}?stage=stored" for frame in manifest(client, 2)]
+        refusal = measure_refusals(full.port, slow, plan)
     forgotten = record.summarize(found.forgotten)
     return record.Run(
         benchmark="load",

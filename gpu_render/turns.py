@@ -8,8 +8,9 @@ from enum import IntEnum
 
 from gpu_render.errors import Overloaded
 
-#: Time [s] without more urgent work after which prefetch goes on. Somebody who scrolls leaves longer gaps.
-QUIET_S = 0.005
+#: Time [s] without more urgent work after which prefetch goes on. Somebody who scrolls leaves longer gaps than that:
+#: 33 ms between the pictures of a fast one.
+QUIET_S = 0.02
 #: Time [s] between the beginnings of prefetches, one at a time, while there is no such gap.
 TRICKLE_S = 0.05
 
