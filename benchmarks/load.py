@@ -17,7 +17,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -167,9 +167,14 @@ def refilling(port: int, urls: Iterator[str]) -> Iterator[None]:
     done = threading.Event()
 
     def work() -> None:
-        with contextlib.ExitStack() as stack:
-            while not done.wait(1 / REFILL_PER_S):
-                stack.enter_context(flood(port, urls, 1, urgency=3))
+        open_now: deque[contextlib.ExitStack] = deque()
+        while not done.wait(1 / REFILL_PER_S):
+            open_now.append(contextlib.ExitStack())
+            open_now[-1].enter_context(flood(port, urls, 1, urgency=3))
+            if len(open_now) > 10 * REFILL_PER_S:  # answered long ago
+                open_now.popleft().close()
+        for one in open_now:
+            one.close()
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -218,7 +223,7 @@ def running(folder: Path, plan: Plan, queue: int) -> Iterator[tuple[Server, Clie
 def measure(folder: Path, plan: Plan) -> record.Run:
     """Start the service over ``folder``, measure, stop it."""
     start, load_before, date = time.perf_counter(), os.getloadavg()[0], datetime.now(UTC)
-    allow_connections(2 * plan.flood + REFILL_PER_S * plan.refusals)
+    allow_connections(plan.flood + 11 * REFILL_PER_S)
     found = Found()
     with running(folder, plan, plan.prefetches + 24) as (service, client):
         urls = {number: [frame["url"] for frame in manifest(client, number)] for number in NUMBERS}

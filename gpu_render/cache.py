@@ -112,6 +112,10 @@ class FrameCache(Generic[V]):
             value.left()
         return value
 
+    def abandon(self, key: Hashable) -> None:
+        """Let the next caller begin a load of its own; who waits for the one under way still gets its value."""
+        self._loads.pop(key, None)
+
     def drop(self, key: Hashable) -> None:
         """Forget a value."""
         value = self._values.pop(key, None)

@@ -31,6 +31,9 @@ from gpu_render.workers import WorkerPool
 from kernels import Backend
 from kernels.packing import Packed
 
+#: Time [s] that somebody waits for the end of a prefetch that decodes his frame already; then he has it decoded anew.
+BEHIND_S = 0.1
+
 T = TypeVar("T")
 Timings = dict[str, float]
 
@@ -73,6 +76,7 @@ class Renderer:
         self._generation = archive.generation
         self._loading: dict[FrameRef, Future[Any]] = {}
         self._urgency: dict[FrameRef, Priority] = {}
+        self._behind: set[FrameRef] = set()  # which processes of the background decode now
 
     def close(self) -> None:
         """Stop the threads; what waits is cancelled."""
@@ -210,8 +214,14 @@ class Renderer:
     async def _held(self, ref: FrameRef, priority: Priority, timings: Timings, by_cpu: bool) -> DeviceFrame:
         """From the cache, which loads it where it has to, or lets this request share a load."""
         self._hurry(ref, priority)
+        load = partial(self._load, ref, timings, by_cpu)
         try:
-            return await self.cache.get(ref, partial(self._load, ref, timings, by_cpu))
+            if priority < Priority.PREFETCH and ref in self._behind:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(BEHIND_S):
+                        return await self.cache.get(ref, load)
+                self.cache.abandon(ref)  # a prefetch decodes it, for which this busy machine has no time
+            return await self.cache.get(ref, load)
         finally:
             if ref not in self._loading:
                 self._urgency.pop(ref, None)  # of a load that was dropped before it began
@@ -290,8 +300,15 @@ class Renderer:
     def _decode(self, encoded: EncodedFrame, generation: int) -> tuple[DeviceFrame, float]:
         """On a loading thread: decode by the CPU. With the time it took [ms]."""
         begun = time.perf_counter()
-        pool = self._background if self._urgency_of(encoded.ref) is Priority.PREFETCH else self.pool
-        decoded = decode(encoded, pool, cores=os.cpu_count() or 1, packed=self.backend.unpacks)
+        cores, packed = os.cpu_count() or 1, self.backend.unpacks
+        if self._urgency_of(encoded.ref) is Priority.PREFETCH:
+            self._behind.add(encoded.ref)
+            try:
+                decoded = decode(encoded, self._background, cores=cores, packed=packed)
+            finally:
+                self._behind.discard(encoded.ref)
+        else:
+            decoded = decode(encoded, self.pool, cores=cores, packed=packed)
         samples = decoded.samples
         (samples.data if isinstance(samples, Packed) else samples).setflags(write=False)  # answers are views of it
         frame = _frame_of(encoded, decoded.layout, samples, decoded.decoder, generation)

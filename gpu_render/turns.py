@@ -8,10 +8,7 @@ from enum import IntEnum
 
 from gpu_render.errors import Overloaded
 
-#: Time [s] without more urgent work after which prefetch goes on. Somebody who scrolls leaves longer gaps than that:
-#: 33 ms between the pictures of a fast one.
-QUIET_S = 0.02
-#: Time [s] between the beginnings of prefetches, one at a time, while there is no such gap.
+#: Time [s] between the beginnings of prefetches, one at a time, while somebody waits or did a moment ago.
 TRICKLE_S = 0.05
 
 
@@ -20,6 +17,11 @@ class Line(IntEnum):
 
     LOOK_AHEAD = 0
     ASKED_FOR = 1
+
+
+#: Time [s] without more urgent work after which a line goes on. Who scrolls fast asks every 33 ms: what he scrolls
+#: towards is loaded in between, and all else when he stops.
+QUIET_S = {Line.LOOK_AHEAD: 0.01, Line.ASKED_FOR: 0.05}
 
 
 class Turns:
@@ -34,7 +36,7 @@ class Turns:
         self._lines: dict[Line, deque[asyncio.Future[None]]] = {line: deque() for line in Line}
         self._under_way = 0
         self._urgent = 0
-        self._quiet_from_s = 0.0
+        self._urgent_until_s = float("-inf")
         self._next_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
@@ -50,7 +52,7 @@ class Turns:
         finally:
             self._urgent -= 1
             if not self._urgent:
-                self._quiet_from_s = asyncio.get_running_loop().time() + QUIET_S
+                self._urgent_until_s = asyncio.get_running_loop().time()
                 if self._timer is None and any(self._lines.values()):
                     self._admit()
 
@@ -90,31 +92,32 @@ class Turns:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        while (waiting := self._first()) is not None:
+        while (line := self._first()) is not None:
             now_s = loop.time()
-            pause_s = self._pause(now_s)
+            pause_s = self._pause(line, now_s)
             if pause_s > 0:
                 if pause_s < float("inf"):
                     self._timer = loop.call_later(pause_s, self._admit)
                 return
             self._under_way += 1
             self._next_s = now_s + TRICKLE_S
-            waiting.popleft().set_result(None)
+            self._lines[line].popleft().set_result(None)
 
-    def _first(self) -> "deque[asyncio.Future[None]] | None":
-        """The first line with somebody who still waits, at its head."""
-        for line in self._lines.values():
-            while line and line[0].done():
-                line.popleft()
-            if line:
+    def _first(self) -> Line | None:
+        """The first line with somebody who still waits, who is at its head then."""
+        for line, waiting in self._lines.items():
+            while waiting and waiting[0].done():
+                waiting.popleft()
+            if waiting:
                 return line
         return None
 
-    def _pause(self, now_s: float) -> float:
+    def _pause(self, line: Line, now_s: float) -> float:
         """Time [s] until the next one may begin; infinite where something else has to end before."""
         forever = float("inf")
-        if not self._urgent and now_s >= self._quiet_from_s:
+        quiet_from_s = self._urgent_until_s + QUIET_S[line]
+        if not self._urgent and now_s >= quiet_from_s:
             return 0.0 if self._under_way < self._at_once else forever
-        until_quiet_s = forever if self._urgent else self._quiet_from_s - now_s
+        until_quiet_s = forever if self._urgent else quiet_from_s - now_s
         until_next_s = forever if self._under_way else max(0.0, self._next_s - now_s)
         return min(until_quiet_s, until_next_s)

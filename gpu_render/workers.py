@@ -44,7 +44,6 @@ MIB = 1024 * 1024
 _KEPT_SHARED_BYTES = 32 * MIB  # shared pages beyond this go back to the system after a call that touched them
 _ALIGNMENT = 64
 BACKGROUND_PATIENCE = 10
-BACKGROUND_NICE = 15
 _MAX_ERROR_TEXT = 500
 _ALARM_SLACK_S = 5
 _PASSED_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "LANG")
@@ -351,23 +350,9 @@ class _Worker:
 
 
 def _step_back(pid: int) -> None:
-    """Let a process that has just begun run behind all others: 36 shares of a processor to their 1024.
-
-    Linux may share processors among sessions first (sched(7), autogroup), and the process leads one of its own: its
-    nice value then counts for nothing, and that of its session does.
-    """
-    nice = min(19, os.getpriority(os.PRIO_PROCESS, 0) + BACKGROUND_NICE)
+    """Let a process that has just begun run only while no other of this service wants the processor (sched(7))."""
     with contextlib.suppress(OSError):  # a system that forbids even this; then it is one process like the others
-        os.setpriority(os.PRIO_PROCESS, pid, nice)
-    for _ in range(10):
-        try:
-            Path(f"/proc/{pid}/autogroup").write_text(str(nice))
-        except BlockingIOError:  # one of all sessions each tenth of a second may change
-            time.sleep(0.05)
-        except OSError:
-            return
-        else:
-            return
+        os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
 
 
 def _start(socket_fd: int, memory_fd: int, operations: Mapping[str, str]) -> "subprocess.Popen[bytes]":
@@ -390,5 +375,7 @@ def _start(socket_fd: int, memory_fd: int, operations: Mapping[str, str]) -> "su
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env=environment,
-        start_new_session=True,
+        # A terminal's Ctrl+C goes to the service alone. But no session of its own: Linux may share processors among
+        # sessions before it looks at what their processes are (sched(7), autogroup).
+        process_group=0,
     )

@@ -144,6 +144,22 @@ async def test_prefetch_waits_in_a_line_of_its_own(renderer: Renderer, archive: 
     assert archive.fetched == [1, 2, 3, 4]
 
 
+async def test_nobody_waits_long_for_the_end_of_a_prefetch_that_decodes_in_the_background(
+    renderer: Renderer, archive: GatedArchive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpu_render.renderer.BEHIND_S", 0.0)
+    prefetch = asyncio.ensure_future(renderer.render(frame(1), STORED, Priority.PREFETCH))
+    await entered(archive, 1)
+    renderer._behind.add(frame(1))
+    urgent = asyncio.ensure_future(renderer.render(frame(1), STORED))
+    await entered(archive, 1)
+    archive.gate.set()
+    answers = await asyncio.gather(prefetch, urgent)
+    assert archive.fetched == [1, 1]
+    assert [answer.pixels[0, 0] for answer in answers] == [1, 1]
+    assert len(renderer.cache) == 1
+
+
 async def test_work_that_nobody_waits_for_is_never_read(renderer: Renderer, archive: GatedArchive) -> None:
     busy = [asyncio.ensure_future(renderer.render(frame(n), STORED)) for n in (1, 2, 3)]
     await entered(archive, 3)

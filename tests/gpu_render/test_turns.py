@@ -80,20 +80,21 @@ async def test_while_somebody_waits_one_at_a_time_with_pauses(monkeypatch: pytes
         assert prefetches.begun == [1, 2]  # one at a time, however long it takes
 
 
-async def test_all_go_on_when_nobody_has_waited_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, turns = Clock(monkeypatch), Turns(at_once=8, capacity=9)
+@pytest.mark.parametrize("line", Line)
+async def test_all_go_on_when_nobody_has_waited_for_a_moment(monkeypatch: pytest.MonkeyPatch, line: Line) -> None:
+    clock, turns, quiet_s = Clock(monkeypatch), Turns(at_once=8, capacity=9), QUIET_S[line]
     prefetches = Prefetches(turns)
     async with turns.urgent():
-        prefetches.add(1, 2, 3)
+        prefetches.add(1, 2, 3, line=line)
         await settled()
-    clock.now_s += QUIET_S / 2
+    clock.now_s += quiet_s / 2
     await settled()
     assert prefetches.begun == [1]
     async with turns.urgent():
-        clock.now_s += QUIET_S
+        clock.now_s += quiet_s
         await settled()
     assert prefetches.begun == [1]
-    clock.now_s += QUIET_S
+    clock.now_s += quiet_s
     await settled()
     assert prefetches.begun == [1, 2, 3]
 
