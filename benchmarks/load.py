@@ -185,9 +185,10 @@ def refilling(port: int, urls: Iterator[str]) -> Iterator[None]:
         thread.join()
 
 
-def measure_refusals(port: int, urls: Sequence[str], plan: Plan) -> record.Refusal:
-    """A person's requests while thousands of others are under way and the queue is full. Requests for one frame share
-    a place in it: only those for frames that are not in it are refused, the others are not looked at."""
+def measure_refusals(port: int, urls: Sequence[str], probes: Sequence[str], plan: Plan) -> record.Refusal:
+    """A person's requests for ``probes`` while thousands for ``urls`` are under way and the queue is full. Requests
+    for one frame share a place in it, so nobody else asks for the probes. One that comes when a place has just become
+    free is taken, and not looked at."""
     order, durations = random.Random(plan.flood), list[float]()
     with contextlib.ExitStack() as stack:
         stack.enter_context(flood(port, itertools.cycle(urls), plan.flood, urgency=3))
@@ -195,7 +196,7 @@ def measure_refusals(port: int, urls: Sequence[str], plan: Plan) -> record.Refus
         time.sleep(SETTLE_S)
         for _ in range(9 * plan.refusals):
             time.sleep(0.02)
-            duration_ms = refusal_ms(port, order.choice(urls))
+            duration_ms = refusal_ms(port, order.choice(probes))
             if duration_ms is not None:
                 durations.append(duration_ms)
             if len(durations) == plan.refusals:
@@ -231,8 +232,8 @@ def measure(folder: Path, plan: Plan) -> record.Run:
         one_turn(client, iter(urls[2]), plan.per_turn, random.Random(0))  # the decoders are started
         measure_beside(service.port, urls, plan, found)
     with running(folder, plan, plan.queue) as (full, client):
-        slow = [f"{frame['url']}?stage=stored" for frame in manifest(client, 2)]
-        refusal = measure_refusals(full.port, slow, plan)
+        slow, probes = ([f"{frame['url']}?stage=stored" for frame in manifest(client, number)] for number in (2, 3))
+        refusal = measure_refusals(full.port, slow, probes, plan)
     forgotten = record.summarize(found.forgotten)
     return record.Run(
         benchmark="load",

@@ -300,19 +300,26 @@ class Renderer:
     def _decode(self, encoded: EncodedFrame, generation: int) -> tuple[DeviceFrame, float]:
         """On a loading thread: decode by the CPU. With the time it took [ms]."""
         begun = time.perf_counter()
-        cores, packed = os.cpu_count() or 1, self.backend.unpacks
-        if self._urgency_of(encoded.ref) is Priority.PREFETCH:
-            self._behind.add(encoded.ref)
-            try:
-                decoded = decode(encoded, self._background, cores=cores, packed=packed)
-            finally:
-                self._behind.discard(encoded.ref)
-        else:
-            decoded = decode(encoded, self.pool, cores=cores, packed=packed)
+        decoded = self._decode_in_turn(encoded)
         samples = decoded.samples
         (samples.data if isinstance(samples, Packed) else samples).setflags(write=False)  # answers are views of it
         frame = _frame_of(encoded, decoded.layout, samples, decoded.decoder, generation)
         return frame, (time.perf_counter() - begun) * 1e3
+
+    def _decode_in_turn(self, encoded: EncodedFrame) -> DecodedFrame:
+        """A prefetch in the background, which stands still while anything more urgent is decoded."""
+        decoder = DECODERS.get(encoded.transfer_syntax_uid)
+        options: dict[str, Any] = {"cores": os.cpu_count() or 1, "packed": self.backend.unpacks}
+        if self._background is self.pool or decoder is None or not decoder.needs_worker:
+            return decode(encoded, self.pool, **options)
+        if self._urgency_of(encoded.ref) is not Priority.PREFETCH:
+            with self._background.halted():
+                return decode(encoded, self.pool, **options)
+        self._behind.add(encoded.ref)
+        try:
+            return decode(encoded, self._background, **options)
+        finally:
+            self._behind.discard(encoded.ref)
 
     async def _decode_on_device(self, planned: _Planned, generation: int, timings: Timings) -> DeviceFrame | None:
         """Let the device decode, and keep it there; None where it cannot."""

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -44,6 +44,7 @@ MIB = 1024 * 1024
 _KEPT_SHARED_BYTES = 32 * MIB  # shared pages beyond this go back to the system after a call that touched them
 _ALIGNMENT = 64
 BACKGROUND_PATIENCE = 10
+_NICE = 5
 _MAX_ERROR_TEXT = 500
 _ALARM_SLACK_S = 5
 _PASSED_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "LANG")
@@ -85,6 +86,7 @@ class WorkerPool:
         self._idle: list[_Worker] = []
         self._taken: set[_Worker] = set()
         self._busy = 0
+        self._halts = 0
         self._closed = False
 
     @property
@@ -114,12 +116,39 @@ class WorkerPool:
         if len(payload) + result_bytes + _ALIGNMENT > self._max_shared_bytes:
             raise TooLarge(f"{result_bytes} bytes of pixels exceed the limit of {self._max_shared_bytes}")
         worker = self._take()
+        begun_s, limit_s = time.monotonic(), timeout_s * BACKGROUND_PATIENCE if self._background else timeout_s
         try:
             self._load(worker, operation)
-            limit_s = timeout_s * BACKGROUND_PATIENCE if self._background else timeout_s
             return worker.run(operation, meta, payload, limit_s, result_bytes, memory_bytes)
+        except DecoderTimeout:
+            if self._background and time.monotonic() - begun_s >= limit_s:  # this says nothing about the bytes
+                raise Overloaded("no processor had time for work in the background") from None
+            raise
         finally:
             self._give_back(worker)
+
+    @contextlib.contextmanager
+    def halted(self) -> Iterator[None]:
+        """Its processes stand still while the block runs, wherever they are; blocks may overlap.
+
+        That they get no processor which another wants is not enough: the system spreads the threads of one decoder
+        badly over processors of which one is busy, with whatever it is. Should this process die meanwhile, Linux ends
+        them: a process group that stands still and is orphaned gets SIGHUP."""
+        with self._changed:
+            self._halts += 1
+            if self._halts == 1:
+                self._signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._halts -= 1
+                if self._halts == 0:
+                    self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        for worker in (*self._taken, *self._idle):
+            worker.signal(number)
 
     def warm(self, operation: str = "decode", count: int = 1) -> None:
         """Start ``count`` workers (at most ``size``) and let them import ``operation``, so that no call has to wait."""
@@ -177,6 +206,7 @@ class WorkerPool:
             raise
         with self._changed:
             self._taken.add(worker)
+            worker.signal(signal.SIGSTOP if self._halts else signal.SIGCONT)  # it may have missed either till now
             if self._closed:
                 worker.kill()
         return worker
@@ -206,7 +236,8 @@ class WorkerPool:
 
 
 class _Worker:
-    """One process as the parent sees it. Used by one thread at a time; only ``kill`` may come from another."""
+    """One process as the parent sees it. Used by one thread at a time; only ``kill`` and ``signal`` may come from
+    another."""
 
     def __init__(self, operations: Mapping[str, str], background: bool = False) -> None:
         self._memory_fd = os.memfd_create("gpu-render-worker", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
@@ -222,8 +253,7 @@ class _Worker:
             raise
         try:
             self._process = _start(theirs.fileno(), self._memory_fd, operations)
-            if background:
-                _step_back(self._process.pid)
+            _step_back(self._process.pid, background)
         except BaseException:
             self._sock.close()
             os.close(self._memory_fd)
@@ -280,6 +310,10 @@ class _Worker:
         if offset + length > _KEPT_SHARED_BYTES:
             shared.madvise(mmap.MADV_REMOVE, _KEPT_SHARED_BYTES, len(shared) - _KEPT_SHARED_BYTES)
         return answer, result
+
+    def signal(self, number: signal.Signals) -> None:
+        """Let the process stand still or go on; nothing where it has ended."""
+        self._process.send_signal(number)
 
     def kill(self) -> None:
         """End the process now; its thread notices the closed socket."""
@@ -349,10 +383,13 @@ class _Worker:
             self._process.wait()
 
 
-def _step_back(pid: int) -> None:
-    """Let a process that has just begun run only while no other of this service wants the processor (sched(7))."""
+def _step_back(pid: int, background: bool) -> None:
+    """Let a process that has just begun give way to the one that answers requests; one of the background runs only
+    while no other of this service wants the processor (sched(7))."""
     with contextlib.suppress(OSError):  # a system that forbids even this; then it is one process like the others
-        os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
+        os.setpriority(os.PRIO_PROCESS, pid, min(19, os.getpriority(os.PRIO_PROCESS, 0) + _NICE))
+        if background:
+            os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
 
 
 def _start(socket_fd: int, memory_fd: int, operations: Mapping[str, str]) -> "subprocess.Popen[bytes]":

@@ -297,3 +297,42 @@ def test_processes_in_the_background_stand_behind_others_and_may_take_longer() -
         # Linux may share processors among sessions, whatever their processes are.
         assert (os.getsid(pid), os.getpgid(pid)) == (os.getsid(0), pid)
         assert call(pool, "nap", b"late", seconds=0.5, timeout_s=0.2)[1] == b"late"
+
+
+def test_processes_stand_still_while_they_are_halted() -> None:
+    with WorkerPool(2, operations=OPERATIONS, background=True) as pool, ThreadPoolExecutor(2) as threads:
+        call(pool, "echo")
+        with pool.halted(), pool.halted():
+            halted = [threads.submit(call, pool, "echo", b"later") for _ in range(2)]  # one has to be started, even
+            until(lambda: pool.busy == 2)
+            time.sleep(0.3)
+            assert not any(one.done() for one in halted)
+        assert [one.result()[1] for one in halted] == [b"later"] * 2
+        with pool.halted():
+            pass
+        assert call(pool, "echo", b"again")[1] == b"again"
+
+
+def test_what_was_halted_for_too_long_says_nothing_about_the_bytes() -> None:
+    with WorkerPool(1, operations=OPERATIONS, background=True) as pool:
+        call(pool, "echo")
+        with pool.halted(), pytest.raises(Overloaded):
+            call(pool, "echo", timeout_s=0.02)
+        assert call(pool, "echo", b"again")[1] == b"again"
+
+
+_ORPHAN = """
+import os, signal, sys
+from gpu_render.workers import WorkerPool
+from tests.gpu_render.test_workers import OPERATIONS, pid_of
+pool = WorkerPool(1, operations=OPERATIONS, background=True)
+print(pid_of(pool), flush=True)
+pool.halted().__enter__()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_halted_process_ends_with_its_parent() -> None:
+    parent = subprocess.run([sys.executable, "-c", _ORPHAN], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert parent.returncode == -signal.SIGKILL, parent.stderr
+    until(lambda: not Path(f"/proc/{int(parent.stdout)}").exists())
