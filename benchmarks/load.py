@@ -19,6 +19,7 @@ import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,6 +39,7 @@ NUMBERS = (1, 2, 3)
 """Series Numbers: uncompressed, JPEG 2000, HTJ2K."""
 PAUSE_S = (0.005, 0.035)
 SETTLE_S = 0.5
+PROBES = 64
 REFILL_PER_S = 200
 NOTES = (
     "Time from sending the request to the last byte of one slice's stored values; the service's cache keeps nothing.",
@@ -49,7 +51,8 @@ NOTES = (
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much is measured: requests a turn, turns, and requests that come at once to a full service."""
+    """How much is measured: requests a turn, turns, requests that come at once to a service and fill its queue, and
+    how many a person sends to it then."""
 
     slices: int
     rounds: int
@@ -60,8 +63,8 @@ class Plan:
     prefetches: int
 
 
-FULL = Plan(slices=210, rounds=10, per_turn=20, flood=3000, refusals=50, queue=100, prefetches=1000)
-QUICK = Plan(slices=26, rounds=1, per_turn=5, flood=200, refusals=3, queue=4, prefetches=100)
+FULL = Plan(slices=210, rounds=10, per_turn=40, flood=3000, refusals=400, queue=100, prefetches=1000)
+QUICK = Plan(slices=26, rounds=1, per_turn=5, flood=200, refusals=40, queue=4, prefetches=100)
 
 
 @dataclass(slots=True)
@@ -144,15 +147,12 @@ def measure_beside(port: int, urls: dict[int, list[str]], plan: Plan, found: Fou
                 time.sleep(SETTLE_S)
 
 
-def refusal_ms(port: int, url: str, limit_s: float = 1.0) -> float | None:
-    """How long one request waits for its 503; None where it is taken into the queue. Raises BenchmarkError."""
-    with socket.create_connection(("127.0.0.1", port), timeout=limit_s) as connection:
+def refusal_ms(port: int, url: str) -> float | None:
+    """How long one request waits for its 503; None where it was taken into the queue. Raises BenchmarkError."""
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
         begun = time.perf_counter()
         connection.sendall(f"GET {url} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode())
-        try:
-            answer = connection.recv(1 << 16)
-        except TimeoutError:
-            return None
+        answer = connection.recv(1 << 16)
         duration_ms = (time.perf_counter() - begun) * 1000
     if answer.startswith(b"HTTP/1.1 200"):
         return None
@@ -185,26 +185,36 @@ def refilling(port: int, urls: Iterator[str]) -> Iterator[None]:
         thread.join()
 
 
-def measure_refusals(port: int, urls: Sequence[str], probes: Sequence[str], plan: Plan) -> record.Refusal:
-    """A person's requests for ``probes`` while thousands for ``urls`` are under way and the queue is full. Requests
-    for one frame share a place in it, so nobody else asks for the probes. One that comes when a place has just become
-    free is taken, and not looked at."""
-    order, durations = random.Random(plan.flood), list[float]()
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(flood(port, itertools.cycle(urls), plan.flood, urgency=3))
-        stack.enter_context(refilling(port, itertools.cycle(urls)))
-        time.sleep(SETTLE_S)
-        for _ in range(9 * plan.refusals):
+def ask_anyway(port: int, urls: Sequence[str], count: int) -> record.Summary:
+    """``count`` requests, one each 20 ms, whether the others have been answered or not; how long the refused ones took.
+    The others came when a place in the queue had just become free. Raises BenchmarkError."""
+    order, answers = random.Random(count), []
+    with ThreadPoolExecutor(PROBES) as threads:  # those that are taken wait for their answers
+        for _ in range(count):
             time.sleep(0.02)
-            duration_ms = refusal_ms(port, order.choice(probes))
-            if duration_ms is not None:
-                durations.append(duration_ms)
-            if len(durations) == plan.refusals:
-                break
+            answers.append(threads.submit(refusal_ms, port, order.choice(urls)))
+    durations = [duration_ms for answer in answers if (duration_ms := answer.result()) is not None]
     if not durations:
         raise BenchmarkError("a queue that should be full took every request")
-    situation = f"the queue of {plan.queue:,} is full"
-    return record.Refusal(situation=situation, waiting=plan.flood, answer=record.summarize(durations))
+    return record.summarize(durations)
+
+
+def measure_refusals(
+    port: int, urls: Sequence[str], probes: Sequence[str], plan: Plan
+) -> tuple[record.Refusal, record.Refusal]:
+    """A person's requests for ``probes`` while the queue is full of others' for ``urls``: kept full by as many as come
+    all the time, and just after thousands came at once, each of which the service has to look at. Requests for one
+    frame share a place in the queue, so nobody else asks for the probes."""
+    full = f"the queue of {plan.queue:,} is full"
+    with refilling(port, itertools.cycle(urls)):
+        time.sleep(SETTLE_S + plan.queue / REFILL_PER_S)
+        kept = ask_anyway(port, probes, plan.refusals)
+        with flood(port, itertools.cycle(urls), plan.flood, urgency=3):
+            burst = ask_anyway(port, probes, plan.refusals // 4)
+    return (
+        record.Refusal(situation=f"{full} and {REFILL_PER_S} more requests come each second", answer=kept),
+        record.Refusal(situation=f"{full} and {plan.flood:,} more requests come at once", answer=burst),
+    )
 
 
 @contextlib.contextmanager
@@ -233,7 +243,7 @@ def measure(folder: Path, plan: Plan) -> record.Run:
         measure_beside(service.port, urls, plan, found)
     with running(folder, plan, plan.queue) as (full, client):
         slow, probes = ([f"{frame['url']}?stage=stored" for frame in manifest(client, number)] for number in (2, 3))
-        refusal = measure_refusals(full.port, slow, probes, plan)
+        refusals = measure_refusals(full.port, slow, probes, plan)
     forgotten = record.summarize(found.forgotten)
     return record.Run(
         benchmark="load",
@@ -263,7 +273,7 @@ def measure(folder: Path, plan: Plan) -> record.Run:
             )
             for number in NUMBERS
         ),
-        refusals=(refusal,),
+        refusals=refusals,
     )
 
 
@@ -289,7 +299,7 @@ def rows(run: record.Run) -> list[tuple[str, ...]]:
 def refusal_text(run: record.Run) -> str:
     """A sentence about the 503s."""
     return " ".join(
-        f"503 while {one.situation}, {one.waiting:,} requests having come at once: "
+        f"503 while {one.situation}: "
         f"median {one.answer.median_ms:.1f} ms, p95 {one.answer.p95_ms:.1f} ms, "
         f"slowest {one.answer.max_ms:.1f} ms (n {one.answer.n})."
         for one in run.refusals

@@ -154,7 +154,6 @@ class Refusal(_Record):
     """How soon a full service says so."""
 
     situation: str
-    waiting: int = Field(description="requests that were under way")
     answer: Summary = Field(description="from the request to its 503")
 
 
