@@ -204,12 +204,14 @@ WAYS: dict[str, Callable[[int, int, Sequence[str]], tuple[float, float]]] = {
 }
 
 
-def check(client: Client, number: int, urls: Sequence[str]) -> None:
-    """Raises BenchmarkError unless one answer holds what the frames' own URLs answer."""
+def check(port: int, number: int, urls: Sequence[str]) -> str:
+    """The backend's name. Raises BenchmarkError unless one answer holds what the frames' own URLs answer."""
     path = f"{path_of(number)}/frames?frames={len(urls)}-1&stage=stored"
-    for url, (header, samples) in zip(reversed(urls), records(client.ask(Question(path)).body), strict=False):
-        if header["kind"] != "frame" or samples != client.ask(Question(f"{url}?stage=stored")).body:
-            raise BenchmarkError(f"one answer and {url} do not agree")
+    with contextlib.closing(Client(port)) as client:  # one that was silent for seconds has been hung up on
+        for url, (header, samples) in zip(reversed(urls), records(client.ask(Question(path)).body), strict=False):
+            if header["kind"] != "frame" or samples != client.ask(Question(f"{url}?stage=stored")).body:
+                raise BenchmarkError(f"one answer and {url} do not agree")
+        return client.ask(Question(f"{urls[0]}?window=40,400")).headers["x-render-backend"]
 
 
 def records(body: bytes) -> Iterator[tuple[dict[str, Any], bytes]]:
@@ -246,8 +248,7 @@ def measure_series(folder: Path, number: int, count: int, asked: Sequence[int], 
                 first_ms, total_ms = WAYS[way](service.port, number, urls)
                 found.passes[number, size, way].append(Pass(first_ms, total_ms, peak_bytes(service.pid)))
                 if round_number == 0:
-                    check(client, number, urls[:3])
-                    backend = client.ask(Question(f"{urls[0]}?window=40,400")).headers["x-render-backend"]
+                    backend = check(service.port, number, urls[:3])
     return backend
 
 
