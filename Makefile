@@ -65,7 +65,7 @@ bench: setup ## time to a slice, per transfer syntax; takes a few minutes
 bench-huge: setup ## objects of 200,000 frames: time and memory to index them, time to a frame; takes several minutes
 	$(BIN)/python -m benchmarks.huge
 
-bench-series: setup ## series of 300 to 3,000 slices in one answer and one by one; takes about a quarter of an hour, 1.6 GB of temporary files
+bench-series: setup ## series of 300 to 3,000 slices in one answer and one by one; takes about ten minutes, 1.6 GB of temporary files
 	$(BIN)/python -m benchmarks.series
 
 bench-load: setup ## one slice while a thousand prefetches wait, and 503s of a full service; takes several minutes
