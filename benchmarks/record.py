@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -27,6 +28,72 @@ class Summary(_Record):
     p99_ms: float
     min_ms: float
     max_ms: float
+
+
+class Spread(_Record):
+    """A sample in the unit of what it belongs to. Quartiles and percentiles are interpolated linearly."""
+
+    n: int = Field(ge=1)
+    median: float
+    q1: float
+    q3: float
+    p95: float
+    p99: float
+    min: float
+    max: float
+
+
+class Measurement(_Record):
+    """Anything that was measured several times, of this service or of what it is compared with."""
+
+    name: str = Field(description="what was measured, e.g. 'stored values, warm'")
+    unit: str = Field(description="of the summary: ms, requests/s, bytes, GB/s ...")
+    group: str = Field(default="", description="what belongs into one table or plot, e.g. a transfer syntax")
+    who: str = Field(default="gpu-render", description="who was measured: gpu-render, ruler, Orthanc ...")
+    parameters: dict[str, str | int | float] = Field(
+        default_factory=dict, description="what it depends on, e.g. clients, rows, columns, state"
+    )
+    summary: Spread
+    better: Literal["lower", "higher"] = "lower"
+    throughput: float | None = Field(default=None, description="answers, frames or files a second, where counted")
+    errors: dict[str, int] = Field(
+        default_factory=dict, description="what failed, by HTTP status or by name; it is in no summary"
+    )
+    samples: tuple[float, ...] = Field(default=(), description="the values themselves, where they are few")
+
+    @property
+    def error_count(self) -> int:
+        return sum(self.errors.values())
+
+
+class Ratio(_Record):
+    """Two measurements of the same run, divided: by their medians, with a 95 % bootstrap interval."""
+
+    name: str = Field(description="what is compared, e.g. 'stored values, warm, 8 clients'")
+    group: str = ""
+    of: str = Field(description="whose figure is above the line, e.g. gpu-render")
+    to: str = Field(description="whose is below it, e.g. Orthanc /numpy, ruler, baseline")
+    ratio: float
+    low: float
+    high: float
+    better: Literal["lower", "higher"] = "higher"
+    target: float | None = Field(default=None, description="what was promised, where something was")
+
+    @property
+    def reached(self) -> bool | None:
+        """Whether the ratio of medians is what was promised; None without a promise."""
+        if self.target is None:
+            return None
+        return self.ratio >= self.target if self.better == "higher" else self.ratio <= self.target
+
+
+class Trace(_Record):
+    """One quantity over the time of the run."""
+
+    name: str
+    unit: str
+    at_s: tuple[float, ...] = Field(description="seconds since the run's start")
+    values: tuple[float, ...]
 
 
 class Case(_Record):
@@ -225,6 +292,12 @@ class Run(_Record):
     refusals: tuple[Refusal, ...] = Field(default=(), description="503s, where they are measured")
     streams: tuple[Stream, ...] = Field(default=(), description="series as a whole, where they are measured")
     rates: tuple[Rate, ...] = Field(default=(), description="many files or instances, where they are measured")
+    measurements: tuple[Measurement, ...] = Field(default=(), description="all that has no form of its own above")
+    ratios: tuple[Ratio, ...] = Field(default=(), description="measurements of this run beside each other")
+    traces: tuple[Trace, ...] = Field(default=(), description="quantities over the time of the run")
+    programs: dict[str, str] = Field(
+        default_factory=dict, description="versions of other programs that were measured or that measured"
+    )
 
 
 def summarize(durations_ms: Sequence[float]) -> Summary:
@@ -244,6 +317,14 @@ def summarize(durations_ms: Sequence[float]) -> Summary:
     )
 
 
+def spread(values: Sequence[float]) -> Spread:
+    """The same for values of any unit. Raises ValueError for an empty sample."""
+    if not values:
+        raise ValueError("no values to summarize")
+    low, q1, median, q3, p95, p99, high = np.percentile(values, [0, 25, 50, 75, 95, 99, 100]).tolist()
+    return Spread(n=len(values), median=median, q1=q1, q3=q3, p95=p95, p99=p99, min=low, max=high)
+
+
 def schema_text() -> str:
     """The JSON Schema of a result file, as it is committed."""
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Run.model_json_schema()}
@@ -251,11 +332,21 @@ def schema_text() -> str:
 
 
 def write(run: Run, folder: Path) -> Path:
-    """Write ``<date>-<benchmark>-<machine>.json`` into ``folder`` and return its path."""
+    """Write ``<date>-<benchmark>-<machine>.json`` into ``folder`` and return its path.
+
+    What another revision left there on the same day stays: then the name ends in this one's revision.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{run.date[:10]}-{run.benchmark}-{run.machine.slug}.json"
+    path = folder / f"{file_stem(run)}.json"
+    if path.exists() and read(path).revision != run.revision:
+        path = folder / f"{file_stem(run)}-{run.revision[:9]}.json"
     path.write_text(run.model_dump_json(indent=2) + "\n")
     return path
+
+
+def file_stem(run: Run) -> str:
+    """Date, benchmark and machine."""
+    return f"{run.date[:10]}-{run.benchmark}-{run.machine.slug}"
 
 
 def read(path: Path) -> Run:

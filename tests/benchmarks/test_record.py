@@ -3,6 +3,7 @@
 import getpass
 import socket
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -73,6 +74,46 @@ def test_run_survives_its_file(tmp_path: Path) -> None:
     assert record.read(path) == run
 
 
+def test_another_revision_of_the_same_day_is_kept(tmp_path: Path) -> None:
+    run = example_run()
+    later = run.model_copy(update={"revision": "0123456789abcdef"})
+    paths = [record.write(one, tmp_path) for one in (run, later, later, run)]
+    assert paths[0] == paths[3]
+    assert paths[1] == paths[2] != paths[0]
+    assert [record.read(path).revision for path in paths[:2]] == ["unknown", "0123456789abcdef"]
+
+
+def test_measurements_survive_their_file(tmp_path: Path) -> None:
+    measured = record.Measurement(
+        name="stored values, warm",
+        unit="ms",
+        group="uncompressed",
+        parameters={"clients": 8, "state": "warm"},
+        summary=record.spread([1.0, 2.0, 3.0]),
+        throughput=400.0,
+        errors={"503": 2, "timeout": 1},
+        samples=(1.0, 2.0, 3.0),
+    )
+    ratio = record.Ratio(name="warm", of="gpu-render", to="ruler", ratio=0.8, low=0.7, high=0.9, target=0.7)
+    trace = record.Trace(name="RSS", unit="bytes", at_s=(0.0, 1.0), values=(5.0, 6.0))
+    also = {"measurements": (measured,), "ratios": (ratio,), "traces": (trace,), "programs": {"wrk": "4"}}
+    run = example_run().model_copy(update=also)
+    assert record.read(record.write(run, tmp_path)) == run
+    assert measured.error_count == 3
+    assert measured.summary.median == 2.0
+
+
+@pytest.mark.parametrize(
+    ("ratio", "better", "target", "reached"),
+    [(0.8, "higher", 0.7, True), (0.6, "higher", 0.7, False), (5.5, "lower", 5.0, False), (1.0, "higher", None, None)],
+)
+def test_a_promise_is_held_by_the_medians(
+    ratio: float, better: Literal["lower", "higher"], target: float | None, reached: bool | None
+) -> None:
+    made = record.Ratio(name="", of="", to="", ratio=ratio, low=0.0, high=9.0, better=better, target=target)
+    assert made.reached is reached
+
+
 def test_unknown_field_is_refused() -> None:
     with pytest.raises(ValidationError):
         record.Run.model_validate({**example_run().model_dump(), "surprise": 1})
@@ -86,8 +127,8 @@ def test_committed_schema_is_that_of_the_code() -> None:
 @pytest.mark.parametrize("path", [p for p in sorted(record.RESULTS.glob("*.json")) if p != record.SCHEMA], ids=str)
 def test_committed_results_have_the_form(path: Path) -> None:
     run = record.read(path)
-    assert run.cases or run.kernels or run.throughputs
-    assert path.name == f"{run.date[:10]}-{run.benchmark}-{run.machine.slug}.json"
+    assert run.cases or run.kernels or run.throughputs or run.measurements
+    assert path.stem in (record.file_stem(run), f"{record.file_stem(run)}-{run.revision[:9]}")
 
 
 def test_machine_is_described_without_naming_it() -> None:
