@@ -300,6 +300,13 @@ class Run(_Record):
     )
 
 
+FIGURES = (
+    *("cases", "objects", "kernels", "throughputs", "besides", "refusals", "streams", "rates"),
+    *("measurements", "ratios", "traces"),
+)
+"""The fields of a Run that hold what was measured; a file has at least one of them."""
+
+
 def summarize(durations_ms: Sequence[float]) -> Summary:
     """Median, quartiles, 95th and 99th percentile and range. Raises ValueError for an empty sample."""
     if not durations_ms:
