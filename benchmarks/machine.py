@@ -40,14 +40,23 @@ def describe() -> Machine:
 
 
 def revision() -> str:
-    """The commit this tree is at, with '+' where it was changed since; 'unknown' outside a repository."""
-    git = ["git", "-C", str(Path(__file__).parent)]
+    """The commit this tree is at, with '+' where it was changed since; 'unknown' where this is no repository of ours.
+
+    An environment may lie within somebody else's repository, whose commit says nothing about this package.
+    """
+    root = Path(__file__).resolve().parent.parent
     try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
-        changes = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
+        top, commit = _git(root, "rev-parse", "--show-toplevel", "HEAD").split("\n")[:2]
+        if Path(top) != root:
+            return "unknown"
+        changes = _git(root, "status", "--porcelain")
+    except (OSError, subprocess.CalledProcessError, ValueError):
         return "unknown"
-    return commit.strip() + ("+" if changes.strip() else "")
+    return commit + ("+" if changes.strip() else "")
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    return subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True).stdout
 
 
 def _of_the_gpu() -> dict[str, str]:
