@@ -109,9 +109,17 @@ def serving(command: Sequence[str], ready: str, timeout_s: float = 120.0) -> Ite
 
     Raises BenchmarkError, with the last lines the process wrote, when it ends or stays silent.
     """
-    port, start = free_port(), time.perf_counter()
+    port = free_port()
+    with running([*command, "--port", str(port)], port, ready, timeout_s) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def running(command: Sequence[str], port: int, ready: str, timeout_s: float = 120.0) -> Iterator[Server]:
+    """The same for a program that is told its port in another way."""
+    start = time.perf_counter()
     with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen([*command, "--port", str(port)], cwd=ROOT, stdout=log, stderr=log)
+        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
         try:
             while not _answers(port, ready):
                 if process.poll() is not None or time.perf_counter() - start > timeout_s:
