@@ -48,6 +48,16 @@ def test_connection_is_kept(client: Client) -> None:
     assert client._connection.sock is first
 
 
+def test_a_connection_that_was_idle_is_made_anew(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server hangs up on one that asks nothing for some seconds."""
+    client.ask(Question("/"))
+    first = client._connection.sock
+    monkeypatch.setattr("benchmarks.harness.IDLE_S", 0.0)
+    client.ask(Question("/"))
+    assert client._connection.sock is not None
+    assert client._connection.sock is not first
+
+
 def test_answer_of_another_length_does_not_count(client: Client) -> None:
     with pytest.raises(BenchmarkError, match="524288 bytes instead of 1 "):
         client.ask(Question("/", body_bytes=1))
