@@ -12,7 +12,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api import batches, catalog, documentation, legacy, metrics, native, ops, pages, problems
+from api import batches, benchmarks, catalog, documentation, legacy, metrics, native, ops, pages, problems
 from api.cors import CrossOrigin
 from api.dicomweb import metadata, qido, rendered, stow, wado
 from api.sending import Paced, Readers
@@ -138,6 +138,7 @@ def create_app(
         redoc_url=None,
     )
     problems.install(app)
+    app.state.benchmarks = benchmarks.Benchmarks(chosen.benchmark_results)
     app.state.metrics = metrics.Metrics(reads_gpus)
     app.add_middleware(metrics.Measured, metrics=app.state.metrics)
     app.add_middleware(HeadAsGet)
@@ -148,7 +149,8 @@ def create_app(
     app.add_middleware(Paced, readers=app.state.readers)
     if "*" not in chosen.allowed_hosts:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(chosen.allowed_hosts), www_redirect=False)
-    for module in (qido, metadata, stow, wado, rendered, native, batches, catalog, legacy, ops, metrics, documentation):
+    documented = (qido, metadata, stow, wado, rendered, native, batches, catalog, legacy, ops, metrics, benchmarks)
+    for module in (*documented, documentation):
         app.include_router(module.router)
     pages.mount(app)
     return app

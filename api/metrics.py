@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.benchmarks import Benchmarks, self_test_families
 from api.problems import RESPONSES
 from api.sending import Readers
 from api.service import Service, service_of
@@ -228,7 +229,9 @@ async def get_metrics(request: Request) -> Response:
     renderer = service.renderer
     about = about_family(renderer.backend.name, renderer.backend.description)
     readers = cast(Readers, request.app.state.readers)
-    families = [about, *figure_families(renderer.figures() | service.lookahead.figures() | readers.figures())]
+    tests = self_test_families(cast(Benchmarks, request.app.state.benchmarks), PREFIX)
+    figures = renderer.figures() | service.lookahead.figures() | readers.figures()
+    families = [about, *figure_families(figures), *tests]
 
     def text() -> bytes:  # off the event loop: a GPU in trouble may let NVML wait, and the index is a file
         return metrics.text([*families, *_service_families(service, metrics.reads_gpus)])

@@ -26,11 +26,13 @@ STATUS: tuple[tuple[type[errors.RenderError], int, str], ...] = (
     (errors.InvalidWindow, 400, "Not a window"),
     (errors.InvalidRegion, 400, "Not a region of this image"),
     (errors.BadRequest, 400, "Bad request"),
+    (errors.Unauthorized, 401, "A token is needed"),
     (errors.Forbidden, 403, "Not allowed here"),
     (errors.NotFound, 404, "Not found"),
     (errors.NotAcceptable, 406, "Nothing acceptable"),
     (errors.NotRenderable, 406, "Cannot be shown like this"),
     (errors.TooSlow, 408, "Too slow"),
+    (errors.SelfTestRunning, 409, "A self-test is under way"),
     (errors.TooLarge, 413, "Too large"),
     (errors.UnsupportedMediaType, 415, "Not a media type that is taken"),
     (errors.DecoderTimeout, 422, "Decoding was stopped"),
@@ -109,6 +111,8 @@ def _core_error(request: Request, error: Exception) -> Response:
     response = problem(status, _kind(type(error)), title, detail, request)
     if isinstance(error, errors.Overloaded):
         response.headers["Retry-After"] = str(error.retry_after_s)
+    if isinstance(error, errors.Unauthorized):
+        response.headers["WWW-Authenticate"] = 'Bearer realm="gpu-render"'
     if isinstance(error, errors.TooSlow):
         response.headers["Connection"] = "close"  # the rest of the request would be read as the next one
     return response

@@ -8,11 +8,13 @@
     │   ├── InvalidFrameNumber
     │   ├── InvalidWindow
     │   └── InvalidRegion
+    ├── Unauthorized                401  a token that is needed is missing or wrong
     ├── Forbidden                   403  switched off here, such as storing
     ├── NotFound                    404  no such study, series, instance, frame or image id
     ├── NotAcceptable               406  none of the media types in Accept can be had
     ├── NotRenderable               406  the object has no pixels, or cannot be shown as asked
     ├── TooSlow                     408  a request that stopped arriving
+    ├── SelfTestRunning             409  one at a time
     ├── TooLarge                    413  the header declares more than the set limits
     ├── UnsupportedMediaType        415  a body of a kind that is not taken
     ├── CorruptPixelData            422  truncated, contradictory, or the decoder refused it
@@ -54,6 +56,10 @@ class InvalidRegion(BadRequest):
     """A region outside the image, or a viewport without area."""
 
 
+class Unauthorized(RenderError):
+    """Something that needs a token which the caller has not shown."""
+
+
 class Forbidden(RenderError):
     """Something this service is not set up to do; the message says which setting would change that."""
 
@@ -72,6 +78,10 @@ class NotRenderable(RenderError):
 
 class TooSlow(RenderError):
     """The body of a request stopped arriving."""
+
+
+class SelfTestRunning(RenderError):
+    """A self-test is under way, and two at a time would measure each other."""
 
 
 class TooLarge(RenderError):

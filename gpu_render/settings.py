@@ -13,6 +13,9 @@ MIB = 1024 * 1024
 #: As browsers write it (RFC 6454 section 6.2): no default port, no path, not even "/".
 _ORIGIN = re.compile(r"https?://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
 
+#: RFC 6750 section 2.1, and too long to be guessed.
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{16,}=*")
+
 
 def default_cache_dir() -> Path:
     """Where demo data and indexes lie: ``$XDG_CACHE_HOME/gpu-render`` or ``~/.cache/gpu-render``."""
@@ -91,6 +94,22 @@ class Settings(BaseSettings):
     max_search_results: int = Field(
         default=5000, ge=1, le=1_000_000, description="most results of one search; more are asked for with offset"
     )
+    benchmark_results: Path | None = Field(
+        default=None, description="folder of benchmark results that are answered beside those of this version"
+    )
+    self_test_token: str | None = Field(
+        default=None,
+        repr=False,
+        description="bearer token for POST /api/benchmarks, 16 characters or more; none: 403",
+    )
+
+    @field_validator("self_test_token")
+    @classmethod
+    def _token(cls, token: str | None) -> str | None:
+        """Refuse what can be guessed, or cannot stand in an Authorization header (RFC 6750 section 2.1)."""
+        if token is not None and not _TOKEN.fullmatch(token):
+            raise ValueError("a token has 16 characters or more: letters, digits, -._~+/ and = at its end")
+        return token
 
     @field_validator("cors_origins")
     @classmethod

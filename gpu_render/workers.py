@@ -27,6 +27,7 @@ from gpu_render.worker_protocol import ERRORS, BrokenMessage, Message, receive_m
 OPERATIONS: Mapping[str, str] = {
     "decode": "gpu_render.decode.codecs:decode_payload",
     "encode": "gpu_render.encode:encode_payload",
+    "phantom": "gpu_render.phantom_frames:encode_payload",
     "parse": "gpu_render.archive.parse:parse_file",
     "metadata": "gpu_render.archive.instance:metadata_of_file",
     "bulkdata": "gpu_render.archive.instance:bulkdata_of_file",
