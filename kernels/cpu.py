@@ -29,6 +29,7 @@ A float32 NaN comes out as 0x7fc00000. Why float64: ``docs/decisions/0002-float6
 """
 
 import math
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -38,6 +39,7 @@ import numpy.typing as npt
 
 from kernels import Codestream, Decoded, RenderJob
 from kernels.check import Record, read, read_source, reads_table
+from kernels.line import BLOCK, Field, Line, fit
 from kernels.packing import Packed, unpacked
 from kernels.params import FRAME_PARAMS, SAMPLE_FORMATS, Colour, Curve, SampleFormat, Stage
 
@@ -52,12 +54,11 @@ YBR_MATRIX: dict[int, tuple[int, int, tuple[tuple[int, int], ...]]] = {
     Colour.YBR_PARTIAL: (1_164_384, 16, ((0, 1_596_027), (-391_762, -812_968), (2_017_232, 0))),
 }
 
-BLOCK = 1 << 15  # pixels worked on at once where a formula needs several passes: fits into a core's L2 cache
 TABLES = 64  # tables of greys kept; at most 256 KiB each
 
 
 class CpuBackend:
-    """The NumPy backend. Handles are the arrays themselves; nothing is copied by ``put``."""
+    """The NumPy backend. Handles are the arrays themselves; nothing is copied by ``put``. Any threads may call."""
 
     name = "cpu"
     unpacks = False
@@ -66,7 +67,8 @@ class CpuBackend:
 
     def __init__(self) -> None:
         self.description = f"NumPy {np.__version__}"
-        self._tables: OrderedDict[tuple[object, ...], tuple[Array, Array | None]] = OrderedDict()
+        self._tables: OrderedDict[tuple[object, ...], tuple[Array | Line, Array | None]] = OrderedDict()
+        self._lock = threading.Lock()
 
     def put(self, frames: Sequence[Array | Packed]) -> list[object]:
         """See ``kernels.Backend.put``. Samples are kept as they are."""
@@ -116,7 +118,8 @@ class CpuBackend:
 
     def close(self) -> None:
         """Forget the tables."""
-        self._tables.clear()
+        with self._lock:
+            self._tables.clear()
 
     def _render(self, job: RenderJob) -> Array:
         record = read(job)
@@ -135,14 +138,15 @@ class CpuBackend:
         if record.sample_dtype.itemsize <= 2:
             table = self._table(job, record)
             if record.colour in YBR_MATRIX and record.stage == Stage.DISPLAY:
-                return lambda samples: _rgb_from_ybr(record.colour, _look_up(table, samples))
+                return lambda samples: _rgb_from_ybr(record.colour, _look_up(cast(Array, table), samples))
             if table is None:
                 return _frozen
-            return lambda samples: _look_up(table, samples)
+            return table if isinstance(table, Line) else lambda samples: _look_up(table, samples)
         return lambda samples: _in_blocks(record, samples, job.table)
 
-    def _table(self, job: RenderJob, record: Record) -> Array | None:
-        """The formula for each of the 256 or 65,536 containers that exist; None where it changes nothing."""
+    def _table(self, job: RenderJob, record: Record) -> Array | Line | None:
+        """The formula for each of the 256 or 65,536 containers that exist, or a line that says the same; None where it
+        changes nothing."""
         if (
             record.stage == Stage.DISPLAY
             and record.samples == 3
@@ -150,13 +154,15 @@ class CpuBackend:
         ):
             return None
         key = _table_key(job, record)
-        if key in self._tables:
-            self._tables.move_to_end(key)
-            return self._tables[key][0]
-        table = _by_container(record, _by_stored(record, job.table))
-        self._tables[key] = table, job.table
-        if len(self._tables) > TABLES:
-            self._tables.popitem(last=False)
+        with self._lock:
+            if key in self._tables:
+                self._tables.move_to_end(key)
+                return self._tables[key][0]
+        table = _by_sample(record, job.table)
+        with self._lock:
+            self._tables[key] = table, job.table
+            if len(self._tables) > TABLES:
+                self._tables.popitem(last=False)
         return table
 
 
@@ -329,31 +335,74 @@ def _table_key(job: RenderJob, r: Record) -> tuple[object, ...]:
 
 
 def _look_up(table: Array | None, samples: Array) -> Array:
+    """Block by block: NumPy makes an index of 8 bytes of each sample."""
     if table is None:
         return samples
-    if table.ndim == 1:
-        return table.take(_unsigned(samples), mode="clip")
-    return table.take(_unsigned(samples), axis=0, mode="clip")
+    values = np.empty((*samples.shape, *table.shape[1:]), table.dtype)
+    step = max(1, BLOCK // max(1, math.prod(samples.shape[1:])))
+    for y in range(0, len(samples), step):
+        table.take(_unsigned(samples[y : y + step]), axis=0, mode="clip", out=values[y : y + step])
+    return values
 
 
-def _by_stored(r: Record, table: Array | None) -> Array:
-    """Output values for all stored values that ``bits`` and ``signed`` allow, in ascending order."""
+def _by_sample(r: Record, table: Array | None) -> Array | Line:
+    low, part = _part(r, table)
+    line = _line(r, low, part) if r.curve == Curve.RATIO and r.sample_dtype.itemsize == 2 else None
+    return line or _by_container(r, _by_stored(r, low, part))
+
+
+def _limits(r: Record) -> tuple[int, int]:
+    """Lowest and highest stored value that ``bits`` and ``signed`` allow."""
     first = -(1 << (r.bits - 1)) if r.signed else 0
-    last = first + (1 << r.bits) - 1
+    return first, first + (1 << r.bits) - 1
+
+
+def _part(r: Record, table: Array | None) -> tuple[int, Array]:
+    """Output values, padding apart, from a stored value on; all lower ones are as the first, all higher as the last."""
+    first, last = _limits(r)
     bare = r._replace(pad_low=math.nan, pad_high=math.nan)
     low, high = _changing(r, table, first, last)
     part = _values(bare, np.arange(low, high + 1, dtype=np.float64), table)
     if r.curve != Curve.TABLE and not _ends_saturated(r, part, low == first, high == last):
-        low, high = first, last
-        part = _values(bare, np.arange(low, high + 1, dtype=np.float64), table)
+        return first, _values(bare, np.arange(first, last + 1, dtype=np.float64), table)
+    return low, part
+
+
+def _padding(r: Record) -> tuple[int, int] | None:
+    """Inclusive range of the stored values that are shown as background; None where no value is."""
+    if r.stage != Stage.DISPLAY or r.colour != Colour.GREY or not r.pad_low <= r.pad_high:
+        return None
+    first, last = _limits(r)
+    low, high = max(r.pad_low, first), min(r.pad_high, last)
+    return (math.ceil(low), math.floor(high)) if low <= high else None
+
+
+def _line(r: Record, low: int, part: Array) -> Line | None:
+    """A line that says what a table would; None where there is none."""
+    if r.stage != Stage.DISPLAY or r.colour != Colour.GREY or not r.span:
+        return None
+    padding = _padding(r)
+    if padding is not None:  # black anyway, or a line cannot say it
+        places = np.clip((padding[0] - low, padding[1] - low), 0, len(part) - 1)
+        if part[places[0] : places[1] + 1].any():
+            return None
+    gain, offset = 255 * r.slope / r.span, 255 * (r.intercept - r.lower) / r.span + 0.5
+    return fit(
+        Field(r.shift, r.bits, bool(r.signed)), low, part, *((-gain, 256 - offset) if r.invert else (gain, offset))
+    )
+
+
+def _by_stored(r: Record, low: int, part: Array) -> Array:
+    """Output values for all stored values that ``bits`` and ``signed`` allow, in ascending order."""
+    first, last = _limits(r)
+    end = low + len(part) - first
     values = np.empty((last - first + 1, *part.shape[1:]), part.dtype)
     values[: low - first] = part[0]
-    values[low - first : high + 1 - first] = part
-    values[high + 1 - first :] = part[-1]
-    if r.stage == Stage.DISPLAY and r.colour == Colour.GREY and r.pad_low <= r.pad_high:
-        pad_low, pad_high = max(r.pad_low, first), min(r.pad_high, last)
-        if pad_low <= pad_high:
-            values[math.ceil(pad_low) - first : math.floor(pad_high) + 1 - first] = 0
+    values[low - first : end] = part
+    values[end:] = part[-1]
+    padding = _padding(r)
+    if padding is not None:
+        values[padding[0] - first : padding[1] + 1 - first] = 0
     return values
 
 
