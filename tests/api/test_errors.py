@@ -358,4 +358,5 @@ def test_the_document_lists_every_status_that_occurs() -> None:
     listed = {int(status) for status in re.findall(r"^\| (\d{3}) \|", text[text.index("## Errors") :], re.MULTILINE)}
     occurring = {case.status for case in CASES} | {asked.kind[0] for asked in REQUESTS} | {STOPPED[0], FULL[0], 500}
     occurring.add(502)  # of the front before several processes: test_front.py
+    occurring |= {401, 403, 409}  # of self-tests: test_benchmarks.py
     assert listed == occurring
