@@ -6,12 +6,16 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
 from rich.table import Table
 
+from benchmarks import drawing
 from benchmarks.record import Kernel, Run, Throughput, read
 from benchmarks.report import NEITHER, heading
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MET, MISSED = "#15803d", "#b91c1c"
 COLOURS = ("#2563eb", "#d97706", "#7c3aed", "#6b7280")
@@ -155,7 +159,7 @@ def _markdown(run: Run, columns: Sequence[str], rows: Sequence[Sequence[str]], t
 
 def kernel_plot(run: Run, path: Path) -> None:
     """Each batch's bandwidth in percent of the copy's, with what was promised."""
-    figure = Figure(figsize=(9, 1.3 + 0.32 * len(run.kernels)), dpi=110, layout="constrained")
+    figure = drawing.figure(9, 1.3 + 0.32 * len(run.kernels))
     axes = figure.add_subplot()
     for place, one in enumerate(run.kernels):
         colour = {True: MET, False: MISSED, None: NEITHER}[is_met(one)]
@@ -174,7 +178,7 @@ def throughput_plot(run: Run, path: Path) -> None:
     """Slices a second of each series, cold and warm, on a logarithmic axis."""
     shown = [one for one in run.throughputs if one.request != "first frame"]
     paths = list(dict.fromkeys(one.path for one in shown))
-    figure = Figure(figsize=(10, 1.3 + 0.2 * len(shown)), dpi=110, layout="constrained")
+    figure = drawing.figure(10, 1.3 + 0.2 * len(shown))
     axes = figure.add_subplot()
     for place, one in enumerate(shown):
         axes.barh(place, one.slices_per_s, color=COLOURS[paths.index(one.path) % len(COLOURS)], height=0.75)
@@ -191,10 +195,9 @@ def _label(one: Throughput) -> str:
     return f"{one.group}: {one.request}, {one.state}, {one.path}"
 
 
-def _save(figure: Figure, run: Run, path: Path, name: str) -> None:
+def _save(figure: "Figure", run: Run, path: Path, name: str) -> None:
     figure.suptitle(f"{name}\n{run.device}; {run.date[:10]}", fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    drawing.save(figure, path)
 
 
 if __name__ == "__main__":

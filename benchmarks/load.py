@@ -24,11 +24,10 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import data, machine, record, report
+from benchmarks import data, drawing, machine, record, report
 from benchmarks.harness import SERVICE, BenchmarkError, Client, Question, Server, serving
 from benchmarks.slice import manifest, stored, wait_for_index
 from gpu_render import __version__
@@ -325,8 +324,8 @@ def markdown(run: record.Run) -> str:
 
 def plot(run: record.Run, path: Path) -> None:
     """Median and 95th percentile, alone and beside."""
-    drawing = Figure(figsize=(8, 3.6), dpi=110, layout="constrained")
-    axes = drawing.add_subplot()
+    drawn = drawing.figure(8, 3.6)
+    axes = drawn.add_subplot()
     for place, one in enumerate(run.besides):
         for shift, summary, colour in ((-0.2, one.alone, report.NEITHER), (0.2, one.beside, report.WARM)):
             axes.bar(place + shift, summary.median_ms, 0.36, color=colour)
@@ -342,8 +341,7 @@ def plot(run: record.Run, path: Path) -> None:
         f"One slice, alone (grey) and beside {run.besides[0].others} (blue)\n{report.heading(run)}", fontsize=9
     )
     axes.grid(axis="y", linewidth=0.4)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    drawing.savefig(path)
+    drawing.save(drawn, path)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,9 +6,9 @@
 import sys
 from pathlib import Path
 
-from matplotlib.figure import Figure
 from rich.table import Table
 
+from benchmarks import drawing
 from benchmarks.record import Case, Run, read
 
 COLD, WARM, NEITHER = "#d97706", "#2563eb", "#6b7280"
@@ -147,7 +147,7 @@ def _cell(case: Case | None) -> str:
 
 def plot(run: Run, path: Path) -> None:
     """Median and p99 of each case on a logarithmic axis, with the target and the alarm."""
-    figure = Figure(figsize=(9, 0.9 + 0.24 * len(run.cases)), dpi=110, layout="constrained")
+    figure = drawing.figure(9, 0.9 + 0.24 * len(run.cases))
     axes = figure.add_subplot()
     places = range(len(run.cases))
     for place, case in zip(places, run.cases, strict=True):
@@ -167,8 +167,7 @@ def plot(run: Run, path: Path) -> None:
     axes.set_xlabel("ms from request to last byte: bar median, tick p99 (orange cold, blue warm)")
     axes.set_title(f"Time to one 512x512 CT slice\n{heading(run)}", fontsize=9)
     axes.grid(axis="x", which="major", linewidth=0.4)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    drawing.save(figure, path)
 
 
 if __name__ == "__main__":

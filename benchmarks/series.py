@@ -24,11 +24,10 @@ from pathlib import Path
 from typing import Any
 
 import pydicom
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import data, machine, record, report
+from benchmarks import data, drawing, machine, record, report
 from benchmarks.harness import SERVICE, BenchmarkError, Client, Question, serving
 from benchmarks.slice import PIXELS, get_json, wait_for_index
 from gpu_render import __version__, phantom
@@ -335,8 +334,8 @@ def markdown(run: record.Run) -> str:
 
 def plot(run: record.Run, path: Path) -> None:
     """Total by the number of slices, one answer and one by one."""
-    drawing = Figure(figsize=(8, 4), dpi=110, layout="constrained")
-    axes = drawing.add_subplot()
+    figure = drawing.figure(8, 4)
+    axes = figure.add_subplot()
     groups = dict.fromkeys(one.group for one in run.streams)
     for group, colour in zip(groups, ("#2563eb", "#b91c1c", "#15803d"), strict=False):
         for way, line in ((ONE_ANSWER, "-o"), (ONE_BY_ONE, "--o")):
@@ -349,8 +348,7 @@ def plot(run: record.Run, path: Path) -> None:
     axes.legend(fontsize=7)
     axes.set_title(f"A series in one answer and one by one\n{report.heading(run)}", fontsize=9)
     axes.grid(linewidth=0.4)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    drawing.savefig(path)
+    drawing.save(figure, path)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
