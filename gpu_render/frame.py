@@ -146,7 +146,8 @@ class EncodedFrame:
 
     ``data``: native: exactly the frame's bytes (1-bit frames that start inside a byte are shifted so that pixel 0 is
     bit 0; big endian stays big endian); encapsulated: the codestream, its fragments joined, item headers removed.
-    ``version`` changes whenever the file that holds the frame does.
+    ``version`` changes whenever the file that holds the frame does. ``decoder``: where ``data`` are a copy in another
+    transfer syntax than the file's, the codec of that one, by which answers call it.
     """
 
     ref: FrameRef
@@ -155,6 +156,7 @@ class EncodedFrame:
     presentation: Presentation
     data: bytes | memoryview
     version: str = ""
+    decoder: str = ""
 
 
 @dataclass(frozen=True, slots=True)

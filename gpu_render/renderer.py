@@ -50,6 +50,7 @@ class Renderer:
     """Owns the caches, the loading threads and the render queue; borrows archive, backend and worker pools.
 
     ``proven``: what the backend's codec may decode. ``background``: processes that decode what nobody waits for.
+    ``decoded_from``: what is decoded comes from there, as the archive's frames or as copies that decode faster.
     One instance lives on one event loop.
     """
 
@@ -61,8 +62,10 @@ class Renderer:
         settings: Settings,
         proven: ProofTable | None = None,
         background: WorkerPool | None = None,
+        decoded_from: Frames | None = None,
     ) -> None:
         self.archive = archive
+        self._decoded_from = decoded_from or archive
         self.cache: FrameCache[DeviceFrame] = FrameCache(settings.cache_bytes)
         self.pool = pool
         self._background = background or pool
@@ -281,7 +284,7 @@ class Renderer:
     def _read(self, ref: FrameRef, generation: int, by_cpu: bool) -> tuple[DeviceFrame | _Planned, float, Timings]:
         """On a loading thread: read, and decode what the device may not. With the time it began, and steps [ms]."""
         begun = time.perf_counter()
-        encoded = self.archive.fetch(ref)
+        encoded = self._decoded_from.fetch(ref)
         nbytes = _decoded_bytes(encoded.layout)
         if nbytes > self._settings.max_frame_bytes:
             raise TooLarge(f"a frame of {nbytes} bytes is above the limit of {self._settings.max_frame_bytes}")

@@ -279,16 +279,7 @@ class Transcoder:
         samples = decoded.samples
         if not isinstance(samples, np.ndarray):
             raise CorruptPixelData("the decoder gave no samples")
-        payload = _flat(samples)
-        _, codestream = self._pool.call(
-            "encode",
-            {"layout": asdict(layout)},
-            payload,
-            timeout_s=4 * time_limit_s(len(payload)),  # coded, decoded and compared
-            result_bytes=2 * len(payload) + (1 << 16),
-            memory_bytes=2 * memory_limit(len(payload)),
-        )
-        return codestream.tobytes()
+        return encode_in_worker(samples, layout, self._pool)
 
     # --- instances ------------------------------------------------------------------------------------------
 
@@ -410,6 +401,20 @@ class Transcoder:
     def _descriptor(self, record: InstanceRecord) -> int:
         with self._archive.open(record) as file:
             return os.dup(file.descriptor)
+
+
+def encode_in_worker(samples: Samples, layout: PixelLayout, pool: WorkerPool) -> bytes:
+    """An HTJ2K codestream (see ``encode.py``), blocking. Raises NotRenderable, what ``WorkerPool.call`` raises."""
+    payload = _flat(samples)
+    _, codestream = pool.call(
+        "encode",
+        {"layout": asdict(layout)},
+        payload,
+        timeout_s=4 * time_limit_s(len(payload)),  # coded, decoded and compared
+        result_bytes=2 * len(payload) + (1 << 16),
+        memory_bytes=2 * memory_limit(len(payload)),
+    )
+    return codestream.tobytes()
 
 
 def _encoded_photometric(stored: PixelLayout, decoded: PixelLayout) -> str:

@@ -13,15 +13,17 @@ TRICKLE_S = 0.05
 
 
 class Line(IntEnum):
-    """What waits for its turn: frames that somebody scrolls towards come before those that a client asked for."""
+    """What waits for its turn: frames that somebody scrolls towards come before those that a client asked for, and what
+    is for another day comes when there is nothing else."""
 
     LOOK_AHEAD = 0
     ASKED_FOR = 1
+    SPARE_TIME = 2
 
 
 #: Time [s] without more urgent work after which a line goes on. Who scrolls fast asks every 33 ms: what he scrolls
 #: towards is loaded in between, and all else when he stops.
-QUIET_S = {Line.LOOK_AHEAD: 0.01, Line.ASKED_FOR: 0.05}
+QUIET_S = {Line.LOOK_AHEAD: 0.01, Line.ASKED_FOR: 0.05, Line.SPARE_TIME: 0.2}
 
 
 class Turns:
@@ -41,7 +43,8 @@ class Turns:
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
-        return sum(not turn.done() for line in self._lines.values() for turn in line)
+        """How many prefetches wait."""
+        return sum(not turn.done() for line, turns in self._lines.items() if line < Line.SPARE_TIME for turn in turns)
 
     @contextlib.asynccontextmanager
     async def urgent(self) -> AsyncIterator[None]:
@@ -120,4 +123,6 @@ class Turns:
             return 0.0 if self._under_way < self._at_once else forever
         until_quiet_s = forever if self._urgent else quiet_from_s - now_s
         until_next_s = forever if self._under_way else max(0.0, self._next_s - now_s)
+        if line is Line.SPARE_TIME:
+            return forever if self._urgent or self._under_way else max(0.0, quiet_from_s - now_s)
         return min(until_quiet_s, until_next_s)

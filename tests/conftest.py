@@ -10,6 +10,8 @@ from playwright.sync_api import Browser, sync_playwright
 
 from tests.postgres import Postgres, postgres_server
 
+os.environ.setdefault("GPU_RENDER_REENCODE_BYTES", "0")  # services of tests leave nothing in the user's cache folder
+
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 CHROMIUM_ARGUMENTS = [
     "--no-sandbox",

@@ -112,7 +112,8 @@ def decode(encoded: EncodedFrame, pool: WorkerPool, *, cores: int = 1, packed: b
         samples, layout = decode_native(inflate(encoded.data, layout), layout, big_endian=False, packed=packed)
     else:
         samples, layout = decode_native(encoded.data, layout, decoder.codec == "native-big-endian", packed=packed)
-    return DecodedFrame(samples, layout, decoder.codec, {"decode": (time.perf_counter() - started) * 1000})
+    named = encoded.decoder or decoder.codec
+    return DecodedFrame(samples, layout, named, {"decode": (time.perf_counter() - started) * 1000})
 
 
 def _decode_in_worker(

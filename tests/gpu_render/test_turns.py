@@ -80,7 +80,7 @@ async def test_while_somebody_waits_one_at_a_time_with_pauses(monkeypatch: pytes
         assert prefetches.begun == [1, 2]  # one at a time, however long it takes
 
 
-@pytest.mark.parametrize("line", Line)
+@pytest.mark.parametrize("line", [Line.LOOK_AHEAD, Line.ASKED_FOR])
 async def test_all_go_on_when_nobody_has_waited_for_a_moment(monkeypatch: pytest.MonkeyPatch, line: Line) -> None:
     clock, turns, quiet_s = Clock(monkeypatch), Turns(at_once=8, capacity=9), QUIET_S[line]
     prefetches = Prefetches(turns)
@@ -109,6 +109,37 @@ async def test_what_somebody_scrolls_towards_comes_first() -> None:
     for number in (1, 10, 11):
         await prefetches.end(number)
     assert prefetches.begun == [1, 10, 11, 2]
+
+
+async def test_what_is_for_another_day_comes_alone_and_when_there_is_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, turns, quiet_s = Clock(monkeypatch), Turns(at_once=8, capacity=9), QUIET_S[Line.SPARE_TIME]
+    prefetches = Prefetches(turns)
+    async with turns.urgent():
+        prefetches.add(1, 2, line=Line.SPARE_TIME)
+        clock.now_s += 100 * TRICKLE_S
+        await settled()
+        assert (prefetches.begun, len(turns)) == ([], 0)  # not even a little of it, and it is no prefetch
+    clock.now_s += quiet_s / 2
+    await settled()
+    assert prefetches.begun == []
+    prefetches.add(10, 11)
+    await settled()
+    assert prefetches.begun == [10, 11]
+    clock.now_s += quiet_s
+    await settled()
+    await prefetches.end(10)
+    assert prefetches.begun == [10, 11]
+    await prefetches.end(11)
+    assert prefetches.begun == [10, 11, 1]
+    prefetches.add(12)  # which does not have to wait for it
+    await settled()
+    assert prefetches.begun == [10, 11, 1, 12]
+    await prefetches.end(1)
+    assert prefetches.begun == [10, 11, 1, 12]
+    await prefetches.end(12)
+    assert prefetches.begun == [10, 11, 1, 12, 2]
 
 
 async def test_those_that_leave_make_room_and_take_no_turn() -> None:
