@@ -2,6 +2,7 @@
 
 import os
 import re
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Literal
 
@@ -75,6 +76,14 @@ class Settings(BaseSettings):
     )
     stall_limit_s: float = Field(
         default=60.0, gt=0, description="longest that a connection may stand still in a request or an answer [s]"
+    )
+    wire_encoding: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="bodies of arrays with a content coding; auto: for clients whose line was measured to be slow",
+    )
+    wire_fast_networks: tuple[IPv4Network | IPv6Network, ...] = Field(
+        default=(IPv4Network("127.0.0.0/8"), IPv6Network("::1/128")),
+        description='networks whose clients always have a fast line, JSON list such as ["10.0.0.0/8"]',
     )
     max_batch: int = Field(default=32, ge=1, le=4096, description="frames rendered in one launch")
     max_frame_bytes: int = Field(default=1024 * MIB, ge=1, description="largest decoded frame [byte]")
