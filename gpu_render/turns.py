@@ -119,10 +119,10 @@ class Turns:
         """Time [s] until the next one may begin; infinite where something else has to end before."""
         forever = float("inf")
         quiet_from_s = self._urgent_until_s + QUIET_S[line]
+        if line is Line.SPARE_TIME:
+            return forever if self._urgent or self._under_way else max(0.0, quiet_from_s - now_s)
         if not self._urgent and now_s >= quiet_from_s:
             return 0.0 if self._under_way < self._at_once else forever
         until_quiet_s = forever if self._urgent else quiet_from_s - now_s
         until_next_s = forever if self._under_way else max(0.0, self._next_s - now_s)
-        if line is Line.SPARE_TIME:
-            return forever if self._urgent or self._under_way else max(0.0, quiet_from_s - now_s)
         return min(until_quiet_s, until_next_s)
