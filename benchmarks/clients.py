@@ -59,11 +59,11 @@ def generator() -> str:
 
 
 def generator_version() -> str:
-    """For ``Run.programs``."""
+    """For ``Run.programs``: wrk and its version, or who asks instead."""
     if generator() == "asyncio":
         return "clients in one Python process"
     said = subprocess.run(["wrk", "-v"], capture_output=True, text=True, check=False)
-    return (said.stdout + said.stderr).split(" Copyright", 1)[0].removeprefix("wrk ").strip()
+    return (said.stdout + said.stderr).split(" Copyright", 1)[0].strip()
 
 
 def load(port: int, paths: Sequence[str], clients: int, seconds: float, by: str | None = None) -> Load:

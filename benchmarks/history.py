@@ -117,3 +117,38 @@ def lines(stored: Sequence[Stored]) -> tuple[Line, ...]:
         for group, name, unit, better, point in figures(one.run):
             points.setdefault((one.run.benchmark, group, name, unit, better), []).append(point)
     return tuple(Line(*key, tuple(found)) for key, found in points.items())
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One figure of two runs: the ratio of medians, now over before, and what the middle halves of both allow."""
+
+    group: str
+    name: str
+    unit: str
+    better: str
+    ratio: float
+    low: float
+    high: float
+
+    @property
+    def apart(self) -> bool:
+        """Whether the middle halves have nothing in common. It says less than an interval of a check in turns."""
+        return not self.low <= 1 <= self.high
+
+    @property
+    def improved(self) -> bool:
+        return (self.ratio < 1) == (self.better == "lower")
+
+
+def changes(now: Run, before: Run) -> list[Change]:
+    """Every figure that both runs have, of the same machine; those that are not positive are left out."""
+    known = {(group, name, unit, better): point for group, name, unit, better, point in figures(before)}
+    found = []
+    for group, name, unit, better, point in figures(now):
+        old = known.get((group, name, unit, better))
+        if old is None or min(old.median, old.q1, point.q1) <= 0:
+            continue
+        ratio, low, high = point.median / old.median, point.q1 / old.q3, point.q3 / old.q1
+        found.append(Change(group, name, unit, better, ratio, low, high))
+    return found

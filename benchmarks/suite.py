@@ -1,0 +1,167 @@
+"""All benchmarks by name, and how ``gpu-render bench`` runs some of them."""
+
+import importlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import drawing, history, record
+from benchmarks.harness import BenchmarkError
+from benchmarks.history import Change
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """``module``.main takes ``--quick`` and ``--results``, and ``--plot`` where it ``plots``."""
+
+    name: str
+    module: str
+    what: str
+    about: str
+    plots: bool = False
+    gpu: bool = False
+
+    def main(self) -> Callable[[Sequence[str]], int]:
+        """Its command. Imported when it is to run: each loads what it measures."""
+        return cast(Callable[[Sequence[str]], int], importlib.import_module(self.module).main)
+
+
+ALL = (
+    Benchmark("slice", "benchmarks.slice", "one CT slice over HTTP, cold and warm, by transfer syntax", "1 min", True),
+    Benchmark("sizes", "benchmarks.sizes", "the same for radiographs, mammograms and colour cine", "5 min", True),
+    Benchmark("concurrency", "benchmarks.concurrency", "1 to 256 clients at once", "4 min", True),
+    Benchmark("load", "benchmarks.load", "one slice while a thousand prefetches wait; 503s", "3 min", True),
+    Benchmark("series", "benchmarks.series", "series of 300 to 3,000 slices, whole", "10 min", True),
+    Benchmark("metadata", "benchmarks.metadata", "metadata of series of 1,000 and 3,000 instances", "5 min"),
+    Benchmark("index", "benchmarks.index", "an index of 10,000 to 1,000,000 instances; scans", "15 min"),
+    Benchmark("huge", "benchmarks.huge", "objects of 200,000 frames", "5 min"),
+    Benchmark("bandwidth", "benchmarks.bandwidth", "windowing and unpacking on the CPU beside memcpy", "1 min", True),
+    Benchmark("endurance", "benchmarks.endurance", "memory over ten minutes of mixed requests", "11 min", True),
+    Benchmark("roofline", "benchmarks.roofline", "the GPU's kernels beside a copy on it", "2 min", True, gpu=True),
+    Benchmark("gpu", "benchmarks.gpu", "series on the GPU, the CPU and NVIDIA's plug-in", "15 min", True, gpu=True),
+)
+BY_NAME = {one.name: one for one in ALL}
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """``results`` none: where results of this checkout or user lie, and plots where its documents have them."""
+
+    quick: bool = False
+    results: Path | None = None
+
+    @property
+    def folder(self) -> Path:
+        return self.results or history.local_results()
+
+    def arguments(self, one: Benchmark) -> list[str]:
+        """Of a benchmark's command."""
+        found = ["--results", str(self.folder), *(["--quick"] if self.quick else [])]
+        in_documents = self.results is None and self.folder == record.RESULTS
+        if one.plots and not self.quick and not in_documents:
+            found += ["--plot", str(self.folder / "images" / f"benchmark-{one.name}.png")]
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """How one benchmark ended: exit status, time it took, files that it wrote."""
+
+    name: str
+    status: int
+    seconds: float
+    written: tuple[Path, ...]
+
+
+def chosen(names: Sequence[str], every: bool, has_gpu: bool) -> list[Benchmark]:
+    """What is asked for: by name, or all that this machine can run. Raises BenchmarkError for an unknown name."""
+    unknown = [name for name in names if name not in BY_NAME]
+    if unknown:
+        raise BenchmarkError(f"there is no benchmark {', '.join(unknown)}; there are {', '.join(BY_NAME)}")
+    if every:
+        return [one for one in ALL if has_gpu or not one.gpu]
+    return [BY_NAME[name] for name in dict.fromkeys(names)]
+
+
+def run(asked: Sequence[Benchmark], options: Options, console: Console) -> list[Ran]:
+    """One after the other; one that fails does not keep the others from running.
+
+    Raises BenchmarkError at once where what they need is not installed.
+    """
+    if not options.quick and any(one.plots for one in asked) and not drawing.available():
+        raise BenchmarkError(f"{drawing.INSTALL} (or --quick, which draws none)")
+    return list(_each(asked, options, console))
+
+
+def _each(asked: Sequence[Benchmark], options: Options, console: Console) -> Iterator[Ran]:
+    for number, one in enumerate(asked, 1):
+        console.rule(f"{one.name}: {one.what} ({number} of {len(asked)})")
+        before, begun = _stamps(options.folder), time.perf_counter()
+        earlier = history.load([options.folder]).stored
+        try:
+            status = one.main()(options.arguments(one))
+        except (BenchmarkError, ImportError) as error:
+            console.print(f"{one.name}: {error}", markup=False, soft_wrap=True)
+            status = 1
+        written = tuple(path for path, stamp in _stamps(options.folder).items() if before.get(path) != stamp)
+        for path in written:
+            show_changes(record.read(path), earlier, console)
+        yield Ran(one.name, status, time.perf_counter() - begun, written)
+
+
+def _stamps(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in sorted(folder.glob("*.json"))}
+
+
+def show_changes(run: record.Run, earlier: Sequence[history.Stored], console: Console) -> None:
+    """What is apart from this machine's last result of the same benchmark by more than both spread."""
+    same = [
+        one.run for one in earlier if one.run.benchmark == run.benchmark and one.run.machine.slug == run.machine.slug
+    ]
+    if not same:
+        return
+    before = same[-1]
+    changes = history.changes(run, before)
+    apart = [change for change in changes if change.apart]
+    console.print(
+        f"beside the result of {before.date[:10]} ({before.revision[:12]}): {len(apart)} of {len(changes)} figures are "
+        "apart by more than the middle halves of both",
+        soft_wrap=True,
+    )
+    if apart:
+        console.print(change_table(apart))
+
+
+def change_table(changes: Sequence[Change]) -> Table:
+    """Ratios of medians, the largest change first."""
+    made = Table("what", "figure", "unit", "now / before", "middle halves", "", header_style="bold")
+    for one in sorted(changes, key=lambda change: -abs(change.ratio - 1)):
+        word = "better" if one.improved else "worse"
+        spread = f"{one.low:.2f} - {one.high:.2f}"
+        made.add_row(
+            one.group, one.name, one.unit, f"{one.ratio:.2f}", spread, word, style="green" if one.improved else "yellow"
+        )
+    return made
+
+
+def list_table() -> Table:
+    """All benchmarks, for a command that names none."""
+    made = Table("name", "what it measures", "about", header_style="bold")
+    for one in ALL:
+        made.add_row(one.name, one.what + (" (needs an NVIDIA GPU)" if one.gpu else ""), one.about)
+    return made
+
+
+def end_table(ran: Sequence[Ran]) -> Table:
+    """How each ended."""
+    made = Table("benchmark", "", "took", "written", header_style="bold")
+    for one in ran:
+        ended = "ended" if one.status == 0 else f"failed ({one.status})"
+        written = ", ".join(path.name for path in one.written)
+        made.add_row(one.name, ended, f"{one.seconds:.0f} s", written, style="red" if one.status else "")
+    return made
