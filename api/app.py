@@ -22,12 +22,14 @@ from gpu_render import __version__
 from gpu_render.ahead import Room
 from gpu_render.archive.folder import FolderArchive
 from gpu_render.archive.store import Store, served_roots
+from gpu_render.copies import Copies
 from gpu_render.decode.device import check
 from gpu_render.decode.proof import load_file
-from gpu_render.errors import RenderError
+from gpu_render.errors import RenderError, StartupError
 from gpu_render.lookahead import LookAhead
 from gpu_render.order import Orders
 from gpu_render.priority import PriorityExecutor
+from gpu_render.reencode import Reencoder
 from gpu_render.renderer import Renderer, for_people
 from gpu_render.settings import Settings
 from gpu_render.transcode import Transcoder
@@ -89,12 +91,16 @@ class HeadAsGet:
 
 
 class Scanner:
-    """Scans at start and then every ``interval_s`` on a thread of its own, while requests are served."""
+    """Scans at start and then every ``interval_s`` on a thread of its own, while requests are served. ``scanned`` is
+    called after each scan that was not stopped."""
 
-    def __init__(self, archive: FolderArchive, interval_s: float, progress: Progress | None) -> None:
+    def __init__(
+        self, archive: FolderArchive, interval_s: float, progress: Progress | None, scanned: Callable[[], None]
+    ) -> None:
         self._archive = archive
         self._interval_s = interval_s
         self._progress = progress
+        self._scanned = scanned
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="scan", daemon=True)
         self._thread.start()
@@ -102,7 +108,8 @@ class Scanner:
     def _run(self) -> None:
         while not self._stop.is_set():
             try:
-                self._archive.scan(self._progress, self._stop)
+                if not self._archive.scan(self._progress, self._stop).stopped:
+                    self._scanned()
             except Exception as error:  # noqa: BLE001 - a failed scan must not end the scans after it
                 log.error("scan failed with %s; the next one tries again", type(error).__name__)
             if self._stop.wait(self._interval_s or None):
@@ -164,7 +171,7 @@ async def running(settings: Settings, scan_progress: Progress | None = None) -> 
         log.info("rendering on %s (%s)", backend.name, backend.description)
         people = for_people(settings.workers)
         pool = stack.enter_context(contextlib.closing(WorkerPool(settings.workers, spare=people)))
-        background = stack.enter_context(contextlib.closing(WorkerPool(settings.workers, background=True)))
+        background = stack.enter_context(contextlib.closing(WorkerPool(settings.workers, spare=1, background=True)))
         archive = FolderArchive(
             served_roots(settings.roots, settings.store_path),
             settings.index_path,
@@ -176,7 +183,9 @@ async def running(settings: Settings, scan_progress: Progress | None = None) -> 
         )
         stack.enter_context(contextlib.closing(archive))
         proven = check(backend, load_file(settings.proof_path)) if settings.gpu_decode == "auto" else None
-        renderer = Renderer(archive, backend, pool, settings, proven, background)
+        copies = open_copies(settings)
+        reencoder = None if copies is None else Reencoder(archive, copies, background)
+        renderer = Renderer(archive, backend, pool, settings, proven, background, reencoder)
         stack.enter_context(contextlib.closing(renderer))
         encoders = PriorityExecutor(max(2, os.cpu_count() or 1), settings.queue_capacity, "encode")
         stack.enter_context(contextlib.closing(encoders))
@@ -186,16 +195,22 @@ async def running(settings: Settings, scan_progress: Progress | None = None) -> 
         if store is not None:
             stack.enter_context(contextlib.closing(store))
         if settings.scan:
-            stack.enter_context(contextlib.closing(Scanner(archive, settings.rescan_interval_s, scan_progress)))
+            scanned = reencoder.scanned if reencoder is not None else lambda: None
+            scanner = Scanner(archive, settings.rescan_interval_s, scan_progress, scanned)
+            stack.enter_context(contextlib.closing(scanner))
         orders = Orders(archive)
         lookahead = LookAhead(
             settings.lookahead_frames, settings.cache_bytes, orders.of, renderer.load_ahead, renderer.cache.holds
         )
         warming = asyncio.get_running_loop().run_in_executor(None, _warm, pool, background)
+        if reencoder is not None:
+            reencoder.start(renderer.turns)
         try:
-            yield Service(settings, archive, renderer, orders, room, encoders, lookahead, transcoder, store)
+            yield Service(settings, archive, renderer, orders, room, encoders, lookahead, transcoder, store, reencoder)
         finally:
             await lookahead.close()
+            if reencoder is not None:
+                await reencoder.close()
             await warming
 
 
@@ -204,6 +219,16 @@ def open_store(settings: Settings, archive: FolderArchive) -> Store | None:
     if settings.store_path is None:
         return None
     return Store(archive, settings.store_path, max_instance_bytes=settings.max_store_instance_bytes)
+
+
+def open_copies(settings: Settings) -> Copies | None:
+    """Where re-encoded frames are kept, None where that is switched off. Raises StartupError."""
+    if settings.reencode_path is None or settings.reencode_bytes == 0:
+        return None
+    path = settings.reencode_path.resolve()
+    if any(path.is_relative_to(root.resolve()) for root in served_roots(settings.roots, settings.store_path)):
+        raise StartupError("the folder for re-encoded copies lies in one that is served")
+    return Copies(path, settings.reencode_bytes)
 
 
 def _warm(*pools: WorkerPool) -> None:

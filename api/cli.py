@@ -122,8 +122,17 @@ def check_roots(paths: list[Path]) -> tuple[Path, ...]:
 
 def default_index(roots: tuple[Path, ...]) -> Path:
     """An index file of its own for each set of roots, below the cache folder."""
-    name = hashlib.sha256("\0".join(sorted(map(str, roots))).encode()).hexdigest()[:16]
-    return default_cache_dir() / "index" / f"{name}.sqlite"
+    return default_cache_dir() / "index" / f"{name_of(roots)}.sqlite"
+
+
+def default_copies(roots: tuple[Path, ...]) -> Path:
+    """A folder of its own for each set of roots, below the cache folder: where re-encoded frames are kept."""
+    return make_settings().reencode_path or default_cache_dir() / "reencoded" / name_of(roots)
+
+
+def name_of(roots: tuple[Path, ...]) -> str:
+    """What is the same for the same folders."""
+    return hashlib.sha256("\0".join(sorted(map(str, roots))).encode()).hexdigest()[:16]
 
 
 def index_options(path: Path | None, roots: tuple[Path, ...]) -> dict[str, Any]:
@@ -261,6 +270,7 @@ def serve(
         roots=roots,
         **index_options(index, roots),
         store_path=store or make_settings().store_path,
+        reencode_path=default_copies(roots),
         backend=backend.value,
         allowed_hosts=allowed_hosts,
     )
@@ -320,6 +330,7 @@ def demo(
     settings = make_settings(
         roots=roots,
         **index_options(target / "index.sqlite", roots),
+        reencode_path=make_settings().reencode_path or target / "reencoded",
         backend=backend.value,
         allowed_hosts=allowed_hosts,
     )

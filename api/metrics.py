@@ -39,6 +39,17 @@ FIGURES = {
     "lookahead_begun_total": "Frames that were to be decoded before somebody who scrolls asked for them",
     "lookahead_dropped_total": "Those of them that were dropped, because they turned or stopped",
     "lookahead_used_total": "Those of them that were asked for",
+    "reencode_waiting": "Frames that wait to be coded anew for a later visit",
+    "reencode_kept_total": "Frames that were coded anew, compared and written to disk",
+    "reencode_refused_total": "Frames that cannot be coded anew: the stored ones are decoded each time",
+    "reencode_differing_total": "Those of them whose copy came out otherwise than the stored frame: report this",
+    "reencode_hits_total": "Frames that were decoded from a copy",
+    "reencode_damaged_total": "Copies that were not as they had been written",
+    "reencode_outdated_total": "Copies of a file that has changed, or made with other codecs",
+    "reencode_evicted_total": "Copies that made room for others",
+    "reencode_removed_total": "Copies of instances that are not held any more",
+    "reencode_bytes": "Disk space of all copies, as this process saw it when it last wrote one",
+    "reencode_paused": "1 while no copies are written since the disk is full or fails",
     "answer_bytes_waiting": "Parts of answers that their readers have not taken yet",
     "slow_readers_cut_off_total": "Answers broken off because nothing of them was read",
     "host_cache_bytes": "Decoded frames held in the host's memory",
@@ -231,6 +242,8 @@ async def get_metrics(request: Request) -> Response:
     readers = cast(Readers, request.app.state.readers)
     tests = self_test_families(cast(Benchmarks, request.app.state.benchmarks), PREFIX)
     figures = renderer.figures() | service.lookahead.figures() | readers.figures()
+    if service.reencoder is not None:
+        figures |= service.reencoder.figures()
     families = [about, *figure_families(figures), *tests]
 
     def text() -> bytes:  # off the event loop: a GPU in trouble may let NVML wait, and the index is a file

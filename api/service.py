@@ -13,6 +13,7 @@ from gpu_render.archive.store import Store
 from gpu_render.lookahead import LookAhead
 from gpu_render.order import Orders
 from gpu_render.priority import Priority, PriorityExecutor
+from gpu_render.reencode import Reencoder
 from gpu_render.renderer import Renderer
 from gpu_render.settings import Settings
 from gpu_render.transcode import Transcoder
@@ -23,7 +24,8 @@ T = TypeVar("T")
 @dataclass(frozen=True, slots=True)
 class Service:
     """The running parts, built by the lifespan of ``api.app``. ``room``: for what streams make ahead. ``encoders``: the
-    threads that make pictures of pixels. ``store`` None: nothing can be stored."""
+    threads that make pictures of pixels. ``store`` None: nothing can be stored. ``reencoder`` None: no
+    frames are coded anew for a later visit."""
 
     settings: Settings
     archive: Archive
@@ -34,6 +36,7 @@ class Service:
     lookahead: LookAhead
     transcoder: Transcoder
     store: Store | None = None
+    reencoder: Reencoder | None = None
 
 
 def service_of(request: Request) -> Service:

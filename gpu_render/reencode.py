@@ -152,6 +152,8 @@ class Reencoder:
         try:
             await self._made(turns, ref)
         except Overloaded:
+            with self._lock:
+                self._waiting[ref] = None  # behind all others
             await asyncio.sleep(AGAIN_S)
         except NotFound:
             pass
