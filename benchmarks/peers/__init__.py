@@ -1,0 +1,1 @@
+"""This service beside others that answer the same slices, in one run: ``python -m benchmarks.peers``."""
