@@ -4,6 +4,7 @@ clients in this process, which take more of the machine from what they measure."
 import asyncio
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -16,6 +17,8 @@ from benchmarks.harness import BenchmarkError
 from benchmarks.record import Spread, spread
 
 TIMEOUT_S = 60
+START_S = 0.1
+"""In which wrk starts [s]; before that an interruption would just end it."""
 _LUA = """
 local paths, started = {{ {paths} }}, 0
 setup = function(thread)
@@ -66,40 +69,49 @@ def generator_version() -> str:
     return (said.stdout + said.stderr).split(" Copyright", 1)[0].strip()
 
 
-def load(port: int, paths: Sequence[str], clients: int, seconds: float, by: str | None = None) -> Load:
-    """``clients`` connections to 127.0.0.1 ask for ``paths`` in turn for some seconds (wrk: whole ones, at least 1).
+def load(
+    port: int, paths: Sequence[str], clients: int, seconds: float, by: str | None = None, accept: str = "*/*"
+) -> Load:
+    """``clients`` connections to 127.0.0.1 ask for ``paths`` in turn for some seconds.
 
     Raises BenchmarkError where nothing was answered.
     """
     made = _by_wrk if (by or generator()) == "wrk" else _by_asyncio
-    return made(port, paths, clients, seconds)
+    return made(port, paths, clients, seconds, accept)
 
 
-def _by_wrk(port: int, paths: Sequence[str], clients: int, seconds: float) -> Load:
+def _by_wrk(port: int, paths: Sequence[str], clients: int, seconds: float, accept: str) -> Load:
     if any(re.search(r"[\"\\\s]", path) for path in paths):
         raise ValueError("a path holds what a Lua string would not")
-    threads, whole = min(2, clients), max(1, round(seconds))
+    threads = min(2, clients)
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "load.lua"
         script.write_text(_LUA.format(paths=",".join(f'"{path}"' for path in paths), threads=threads))
-        counts = ["-c", str(clients), "-t", str(threads), "-d", f"{whole}s", "--timeout", f"{TIMEOUT_S}s"]
-        said = subprocess.run(
-            ["wrk", *counts, "-s", str(script), f"http://127.0.0.1:{port}"],
-            capture_output=True,
-            text=True,
-            timeout=whole + 2 * TIMEOUT_S,
-            check=False,
-        )
-    found = re.search(r"FOUND ([\d ]+)", said.stdout)
+        counts = ["-c", str(clients), "-t", str(threads), "-d", f"{seconds + TIMEOUT_S:.0f}s"]
+        rest = ["--timeout", f"{TIMEOUT_S}s", "-H", f"Accept: {accept}", "-s", str(script)]
+        said = _interrupted(["wrk", *counts, *rest, f"http://127.0.0.1:{port}"], seconds)
+    found = re.search(r"FOUND ([\d ]+)", said)
     if not found:
-        raise BenchmarkError(f"wrk: {said.stderr.strip() or said.stdout.strip()}")
+        raise BenchmarkError(f"wrk: {said.strip()}")
     requests, took_us, nbytes, status, timeouts, broken, *micros = map(int, found[1].split())
     if not requests:
-        raise BenchmarkError(f"{clients} clients had no answer in {whole} s")
+        raise BenchmarkError(f"{clients} clients had no answer in {seconds:g} s")
     q1, median, q3, p95, p99, low, high = (value / 1000 for value in micros)
     latency = Spread(n=requests, median=median, q1=q1, q3=q3, p95=p95, p99=p99, min=low, max=high)
     errors = {"status": status, "timeout": timeouts, "connection": broken}
     return Load(requests - status, took_us / 1e6, nbytes, latency, {k: n for k, n in errors.items() if n})
+
+
+def _interrupted(command: Sequence[str], seconds: float) -> str:
+    """What wrk says when it is interrupted: it knows whole seconds only, but sums up then, too."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as wrk:
+        time.sleep(seconds + START_S)
+        wrk.send_signal(signal.SIGINT)
+        try:
+            return wrk.communicate(timeout=2 * TIMEOUT_S)[0]
+        except subprocess.TimeoutExpired:
+            wrk.kill()
+            raise BenchmarkError("wrk did not end") from None
 
 
 @dataclass(slots=True)
@@ -110,23 +122,25 @@ class _Found:
     errors: Counter[str] = field(default_factory=Counter)
 
 
-def _by_asyncio(port: int, paths: Sequence[str], clients: int, seconds: float) -> Load:
+def _by_asyncio(port: int, paths: Sequence[str], clients: int, seconds: float, accept: str) -> Load:
     found, begun = _Found(), time.perf_counter()
-    asyncio.run(_ask_together(port, paths, clients, begun + seconds, found))
+    asyncio.run(_ask_together(port, paths, clients, begun + seconds, accept, found))
     took_s = time.perf_counter() - begun
     if not found.durations_ms:
         raise BenchmarkError(f"{clients} clients had no answer in {seconds} s: {dict(found.errors)}")
     return Load(found.answers, took_s, found.nbytes, spread(found.durations_ms), dict(found.errors))
 
 
-async def _ask_together(port: int, paths: Sequence[str], clients: int, end_s: float, found: _Found) -> None:
+async def _ask_together(
+    port: int, paths: Sequence[str], clients: int, end_s: float, accept: str, found: _Found
+) -> None:
     starts = (index * len(paths) // clients for index in range(clients))
     async with asyncio.TaskGroup() as group:
         for start in starts:
-            group.create_task(_ask_until(port, paths, start, end_s, found))
+            group.create_task(_ask_until(port, paths, start, end_s, accept, found))
 
 
-async def _ask_until(port: int, paths: Sequence[str], place: int, end_s: float, found: _Found) -> None:
+async def _ask_until(port: int, paths: Sequence[str], place: int, end_s: float, accept: str, found: _Found) -> None:
     """One client; a connection that breaks ends it."""
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
@@ -135,7 +149,7 @@ async def _ask_until(port: int, paths: Sequence[str], place: int, end_s: float, 
         return
     try:
         while (begun := time.perf_counter()) < end_s:
-            request = f"GET {paths[place % len(paths)]} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+            request = f"GET {paths[place % len(paths)]} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: {accept}\r\n\r\n"
             place += 1
             writer.write(request.encode())
             async with asyncio.timeout(TIMEOUT_S):

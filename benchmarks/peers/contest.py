@@ -234,7 +234,7 @@ def _load(
     seconds = plan.seconds * max(1.0, block.clients / 64)  # so that each client gets several answers
     measured = load(server.port, server.pid, urls, route.accept, block.clients, seconds)
     expected = outcome.body_bytes[block.syntax, contestant]
-    most = (1.2 * expected + 2000) * (1 + block.clients / measured.requests)  # the last answers of each are incomplete
+    most = (1.2 * expected + 2000) * (1 + block.clients / measured.answers)  # the last answers of each are incomplete
     if not measured.errors and not 0.8 * expected <= measured.answer_bytes <= most:
         raise BenchmarkError(f"{contestant.label}: {measured.answer_bytes:.0f} bytes an answer, not {expected:.0f}")
     return measured
