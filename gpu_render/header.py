@@ -6,12 +6,15 @@ patient attribute.
 """
 
 import math
+import re
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
-from pydicom.datadict import tag_for_keyword
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException
 
@@ -76,8 +79,31 @@ def _values(ds: Dataset, keyword: str) -> Sequence[object]:
     return (value,)
 
 
+_WHOLE, _FRACTION = rb"-?[0-9]{1,15}", rb"(?:\.[0-9]{1,15})?"
+_PLAIN_NUMBERS = {
+    "IS": (re.compile(rb"%b(?:\\%b)* ?" % (_WHOLE, _WHOLE)).fullmatch, int),
+    "DS": (re.compile(rb"%b(?:\\%b)* ?" % (_WHOLE + _FRACTION, _WHOLE + _FRACTION)).fullmatch, float),
+}
+
+
+def _plain_floats(ds: Dataset, keyword: str) -> tuple[float, ...]:
+    """The same of decimals that nobody could take for anything else, () of all others: straight from their text, as
+    most that varies in a series is such a number."""
+    tag = tag_for_keyword(keyword)
+    raw = None if tag is None else ds.get_item(tag)
+    if not isinstance(raw, RawDataElement) or not raw.value:
+        return ()
+    is_plain, convert = _PLAIN_NUMBERS.get(raw.VR or dictionary_VR(raw.tag), (None, float))
+    if is_plain is None or not is_plain(raw.value):
+        return ()
+    return tuple([float(convert(part)) for part in raw.value.split(b"\\")])
+
+
 def _floats(ds: Dataset, keyword: str) -> tuple[float, ...]:
     """Numbers, NaN for an empty one among several, () where absent or all empty. Raises _BadValueError."""
+    plain = _plain_floats(ds, keyword)
+    if plain:
+        return plain
     numbers = []
     for value in _values(ds, keyword):
         if value is None or value == "":
@@ -702,6 +728,7 @@ def _orientation(ds: Dataset, frame_index: int) -> tuple[float, float, float, fl
     return None
 
 
+@lru_cache(maxsize=256)
 def _is_rigid(values: tuple[float, ...]) -> bool:
     """Two unit vectors at a right angle, within what decimal strings round away."""
     row, column = np.array(values[:3]), np.array(values[3:])
@@ -740,18 +767,28 @@ _STUDY = (
 )
 
 
-def read_attributes(ds: Dataset) -> dict[str, dict[str, str | int | float | None]]:
-    """What lists and overlays show, by level: ``study``, ``series`` and ``instance`` (C.7.1.1, C.7.2.1, C.7.3.1)."""
+Attributes = dict[str, str | int | float | None]
+"""What lists and overlays show, by keywords."""
+
+
+def read_study(ds: Dataset) -> Attributes:
+    """Of the patient and the study (C.7.1.1, C.7.2.1)."""
+    return {keyword: text(ds, keyword, 256) for keyword in _STUDY}
+
+
+def read_series(ds: Dataset) -> Attributes:
+    """Of the series (C.7.3.1)."""
     return {
-        "study": {keyword: text(ds, keyword, 256) for keyword in _STUDY},
-        "series": {
-            "Modality": text(ds, "Modality", 16),
-            "SeriesNumber": whole_number(ds, "SeriesNumber"),
-            "SeriesDescription": text(ds, "SeriesDescription", 256),
-        },
-        "instance": {
-            "SOPClassUID": text(ds, "SOPClassUID", 64),
-            "InstanceNumber": whole_number(ds, "InstanceNumber"),
-            "SliceThickness": number(ds, "SliceThickness"),
-        },
+        "Modality": text(ds, "Modality", 16),
+        "SeriesNumber": whole_number(ds, "SeriesNumber"),
+        "SeriesDescription": text(ds, "SeriesDescription", 256),
+    }
+
+
+def read_instance(ds: Dataset, sop_class_uid: str) -> Attributes:
+    """Of the instance, whose SOP Class UID is known."""
+    return {
+        "SOPClassUID": sop_class_uid,
+        "InstanceNumber": whole_number(ds, "InstanceNumber"),
+        "SliceThickness": number(ds, "SliceThickness"),
     }

@@ -11,6 +11,8 @@ import re
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
 from json.encoder import encode_basestring as quoted
 from typing import Any
 
@@ -86,6 +88,7 @@ STUDY_TAGS, SERIES_TAGS = _tags(_STUDY), _tags(_SERIES)
 """What is the same in all instances of a study, or of a series."""
 INSTANCE_TAGS = _tags("InstanceNumber NumberOfFrames Rows Columns BitsAllocated TimezoneOffsetFromUTC")
 """What a search for instances answers of each without looking into its data set (PS3.18 10.6.3.3)."""
+LEVELS = (STUDY_TAGS, SERIES_TAGS, INSTANCE_TAGS)
 
 
 class TooLongError(Exception):
@@ -102,7 +105,7 @@ _DECIMAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?").
 _BACKSLASH = b"\\"
 _DELIMITERS = set(b"\r\n\t\f\\^=")  # each ends what an escape sequence began (PS3.5 6.1.2.5.3)
 
-Convert = Callable[["_Writer", bytes], str | None]
+Convert = Callable[["Writer", bytes], str | None]
 """The value of an element -> its member of the JSON object, with a comma before it; None where it has no value."""
 
 
@@ -121,7 +124,7 @@ def _listed(values: Sequence[str | None]) -> str | None:
     return f',"Value":[{",".join([value or "null" for value in values])}]'
 
 
-def _strings(writer: "_Writer", value: bytes) -> str | None:
+def _strings(writer: "Writer", value: bytes) -> str | None:
     """Several values, padded with spaces or zeros at their ends (PS3.5 6.2)."""
     text = decoded_text(value, writer.encodings)
     if "\\" not in text:
@@ -130,27 +133,27 @@ def _strings(writer: "_Writer", value: bytes) -> str | None:
     return _listed([quoted(part) if part else None for part in (part.rstrip(" \0") for part in text.split("\\"))])
 
 
-def _trimmed_strings(_writer: "_Writer", value: bytes) -> str | None:
+def _trimmed_strings(_writer: "Writer", value: bytes) -> str | None:
     """The same of AE and CS, whose leading spaces mean nothing either, and which are of the default repertoire."""
     text = value.decode("ascii", "replace")
     return _listed([quoted(part) if part else None for part in (part.strip(" \0") for part in text.split("\\"))])
 
 
-def _paragraph(writer: "_Writer", value: bytes) -> str | None:
+def _paragraph(writer: "Writer", value: bytes) -> str | None:
     """One value, in which a backslash is a backslash."""
     text = decoded_text(value, writer.encodings).rstrip(" \0")
     return f',"Value":[{quoted(text)}]' if text else None
 
 
-def _long_paragraph(writer: "_Writer", value: bytes) -> str | None:
+def _long_paragraph(writer: "Writer", value: bytes) -> str | None:
     return writer.bulk() if len(value) > TEXT_BYTES else _paragraph(writer, value)
 
 
-def _long_strings(writer: "_Writer", value: bytes) -> str | None:
+def _long_strings(writer: "Writer", value: bytes) -> str | None:
     return writer.bulk() if len(value) > TEXT_BYTES else _strings(writer, value)
 
 
-def _person_names(writer: "_Writer", value: bytes) -> str | None:
+def _person_names(writer: "Writer", value: bytes) -> str | None:
     """F.2.2: the component groups by their names."""
     names = decoded_text(value.rstrip(b" \0"), writer.encodings).split("\\")
     return _listed([_person_name(name) for name in names])
@@ -162,7 +165,7 @@ def _person_name(name: str) -> str | None:
     return f"{{{','.join(present)}}}" if present else None
 
 
-def _decimals(writer: "_Writer", value: bytes) -> str | None:
+def _decimals(writer: "Writer", value: bytes) -> str | None:
     """DS and IS: as they are written, where JSON writes numbers in the same way."""
     if len(value) > NUMBERS_BYTES:
         return writer.bulk()
@@ -186,7 +189,7 @@ def _decimal(text: str) -> str | None:
 
 
 def _numbers(code: str, size: int) -> Convert:
-    def convert(writer: "_Writer", value: bytes) -> str | None:
+    def convert(writer: "Writer", value: bytes) -> str | None:
         if len(value) > NUMBERS_BYTES:
             return writer.bulk()
         count, rest = divmod(len(value), size)
@@ -201,7 +204,7 @@ def _numbers(code: str, size: int) -> Convert:
 def _long_numbers(code: str) -> Convert:
     """64-bit integers: those a double does not hold are strings."""
 
-    def convert(writer: "_Writer", value: bytes) -> str | None:
+    def convert(writer: "Writer", value: bytes) -> str | None:
         if len(value) > NUMBERS_BYTES:
             return writer.bulk()
         if len(value) % 8:
@@ -213,7 +216,7 @@ def _long_numbers(code: str) -> Convert:
 
 
 def _floats(code: str, size: int) -> Convert:
-    def convert(writer: "_Writer", value: bytes) -> str | None:
+    def convert(writer: "Writer", value: bytes) -> str | None:
         if len(value) > NUMBERS_BYTES:
             return writer.bulk()
         if len(value) % size:
@@ -230,7 +233,7 @@ def _float(number: float) -> str:
     return '"NaN"' if math.isnan(number) else '"Infinity"' if number > 0 else '"-Infinity"'
 
 
-def _tag_values(writer: "_Writer", value: bytes) -> str | None:
+def _tag_values(writer: "Writer", value: bytes) -> str | None:
     if len(value) % 4:
         return None
     words = struct.unpack(f"{writer.order}{len(value) // 2}H", value)
@@ -238,7 +241,7 @@ def _tag_values(writer: "_Writer", value: bytes) -> str | None:
 
 
 def _binary(word: int) -> Convert:
-    def convert(writer: "_Writer", value: bytes) -> str | None:
+    def convert(writer: "Writer", value: bytes) -> str | None:
         if len(value) > INLINE_BYTES:
             return writer.bulk()
         return f',"InlineBinary":"{base64.b64encode(little_endian(value, word, writer.order)).decode()}"'
@@ -302,7 +305,7 @@ def belongs(tag: int) -> bool:
     return tag & 0xFFFF != 0 and tag >> 16 not in (0x0000, 0x0002)
 
 
-class _Writer:
+class Writer:
     """Elements of one item as JSON. ``path``: of the item, for bulk data; ``left``: what the text may still have."""
 
     def __init__(self, reader: Reader, encodings: list[str], path: str, left: list[int]) -> None:
@@ -318,15 +321,22 @@ class _Writer:
         """F.2.6: the value of the element at hand is to be fetched."""
         return f',"BulkDataURI":"bulkdata/{self._path}{self._tag:08X}"'
 
+    def use(self, encodings: list[str]) -> None:
+        """Take texts to be in these character sets from now on."""
+        self.encodings = encodings
+        self._context = self._find_context()
+
     def members(self, end: int | None, scope: Scope) -> list[Member]:
         """Up to ``end`` or the item's delimiter. Raises IrregularError and TooLongError."""
         return [
-            (tag, self._member(tag, vr, start, length, scope))
+            (tag, self.member(tag, vr, start, length, scope))
             for tag, vr, start, length in self.reader.elements(end, scope)
             if belongs(tag)
         ]
 
-    def _member(self, tag: int, vr: bytes, start: int, length: int, scope: Scope) -> str:
+    def member(self, tag: int, vr: bytes, start: int, length: int, scope: Scope) -> str:
+        """Of the element whose value begins where the reader is: name and object. The reader goes on behind it, or
+        stays. Raises IrregularError and TooLongError."""
         if length > _REMEMBERED_BYTES or tag == SPECIFIC_CHARACTER_SET or tag in PIXEL_TAGS:
             return self._made(tag, vr, start, length, scope)
         key = (tag, vr, bytes(self.reader.data[start : start + length]), scope.signed, self._context)
@@ -351,8 +361,8 @@ class _Writer:
         elif length:
             value = bytes(self.reader.data[start : start + length])
             if tag == SPECIFIC_CHARACTER_SET:
-                self.encodings, value = encodings_of(value), b"ISO_IR 192"
-                self._context = self._find_context()
+                self.use(encodings_of(value))
+                value = b"ISO_IR 192"
             text = _CONVERT[vr](self, value) or ""
         else:
             text = ""
@@ -381,7 +391,7 @@ class _Writer:
                     continue
                 left = self._left[0]
                 try:
-                    members.append((tag, self._member(tag, vr, start, length, scope)))
+                    members.append((tag, self.member(tag, vr, start, length, scope)))
                 except TooLongError:
                     self._left[0], reader.at, whole = left, start, False
         except IrregularError:
@@ -394,7 +404,7 @@ class _Writer:
         prefix = f"{self._path}{self._tag:08X}/"
         for end in reader.items(length):
             inner = reader.inside(was_un)
-            writer = _Writer(inner, self.encodings, f"{prefix}{len(items) + 1}/", self._left)
+            writer = Writer(inner, self.encodings, f"{prefix}{len(items) + 1}/", self._left)
             items.append(_object(writer.members(end, Scope(scope))))
             reader.at = inner.at
         return f',"Value":[{",".join(items)}]' if items else ""
@@ -429,12 +439,12 @@ def make_metadata(
     ``limit``: longest text, in characters. Raises IrregularError.
     """
     left = [limit]
-    writer = _Writer(head, DEFAULT_ENCODINGS, "", left)
+    writer = Writer(head, DEFAULT_ENCODINGS, "", left)
     members, all_written = writer.root_members()
     if pixels is not None:
         members.append(_bulk_member(tag_for_keyword(pixels.keyword) or 0, pixels.value_representation))
     if tail is not None:
-        behind, rest_written = _Writer(tail, writer.encodings, "", left).root_members(lenient=True)
+        behind, rest_written = Writer(tail, writer.encodings, "", left).root_members(lenient=True)
         members += behind
         all_written = all_written and rest_written
     present = dict(members)
@@ -442,9 +452,43 @@ def make_metadata(
     if not all(text.isascii() for text in present.values()):
         present[SPECIFIC_CHARACTER_SET] = f'"{SPECIFIC_CHARACTER_SET:08X}":{{"vr":"CS","Value":["ISO_IR 192"]}}'
     text = _object(list(present.items())) if whole and all_written else ""
-    levels = (STUDY_TAGS, SERIES_TAGS, INSTANCE_TAGS)
-    of_each = ([member for member in members if member[0] in tags] for tags in levels)
+    of_each = ([member for member in members if member[0] in tags] for tags in LEVELS)
     return Metadata(text, *(json.loads(_object(of_level)) for of_level in of_each))
+
+
+def join_metadata(
+    texts: Sequence[Sequence[str]],
+    available_at: int,
+    pixels: PixelElement,
+    behind: Sequence[Member],
+    available: Sequence[str],
+    *,
+    unicode: bool,
+) -> Metadata | None:
+    """The same of members that are in order of their tags: all of those before the pixels and, as in ``LEVELS``, those
+    of each level, and the ones ``behind`` the pixels.
+
+    ``available_at``: before which one Available Transfer Syntax UID belongs. ``unicode``: whether one of them says that
+    the text is in UTF-8. None where the order is another one, and where the text is in UTF-8 and nothing says so.
+    """
+    pixel_member = _bulk_member(tag_for_keyword(pixels.keyword) or 0, pixels.value_representation)
+    tags = [pixel_member[0], *(tag for tag, _ in behind)]
+    if any(tag >= following for tag, following in pairwise(tags)):
+        return None
+    offered = _uids(AVAILABLE_TRANSFER_SYNTAX, available)
+    last = (pixel_member[1], *(text for _, text in behind))
+    text = f"{{{','.join([*texts[0][:available_at], offered, *texts[0][available_at:], *last])}}}"
+    if not unicode and not text.isascii():
+        return None
+    study, series, instance = (f"{{{','.join(of_level)}}}" for of_level in texts[1:])
+    return Metadata(text, _loaded(study), _loaded(series), json.loads(instance))
+
+
+@lru_cache(maxsize=64)
+def _loaded(text: str) -> DicomJson:
+    """Nobody changes it."""
+    loaded: DicomJson = json.loads(text)
+    return loaded
 
 
 def _object(members: list[Member]) -> str:

@@ -9,9 +9,9 @@ import os
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_16, EXPLICIT_VR_LENGTH_32
 
+from gpu_render.archive.alike import IMPLICIT_LE, PER_FRAME_GROUPS, PIXEL_KEYWORDS, Head, read_head
 from gpu_render.archive.dataset import (
     PixelElement,
     Stretches,
@@ -61,19 +62,22 @@ from gpu_render.header import (
     SUBSAMPLED,
     native_frame_bits,
     presentation_varies,
-    read_attributes,
     read_geometry,
+    read_instance,
     read_layout,
     read_number_of_frames,
     read_presentation,
+    read_series,
+    read_study,
     text,
     uid_text,
 )
 from gpu_render.reference import check_uid
 
 Document = dict[str, Any]
+Found = TypeVar("Found")
 
-IMPLICIT_LE, EXPLICIT_LE = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
+EXPLICIT_LE = "1.2.840.10008.1.2.1"
 EXPLICIT_BE, DEFLATED = "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"
 RLE = "1.2.840.10008.1.2.5"
 JPEG_2000_PART_2 = ("1.2.840.10008.1.2.4.92", "1.2.840.10008.1.2.4.93")
@@ -94,8 +98,6 @@ MAX_INFLATED_BYTES = 1 << 30
 DEFER_BYTES = 128 << 20
 """Longer elements before the pixels are skipped: nothing that is read here is that long."""
 
-_PIXEL_TAGS = {0x7FE00008: "FloatPixelData", 0x7FE00009: "DoubleFloatPixelData", 0x7FE00010: "PixelData"}
-_PER_FRAME = 0x52009230
 _DICOMDIR = "1.2.840.10008.1.3.10"
 
 
@@ -103,7 +105,8 @@ _DICOMDIR = "1.2.840.10008.1.3.10"
 class File:
     """What parsing has found. ``inflate_offset`` [byte]: where the deflated data set begins, 0 where it is not
     deflated; all other offsets are those of the inflated data set then, which begins with ``inflated``. ``begin``: of
-    the data set. ``groups``: where the per-frame functional groups begin and end, if they were walked."""
+    the data set. ``groups``: where the per-frame functional groups begin and end, if they were walked. ``head``: where
+    pydicom did not read it, what did."""
 
     ds: Dataset
     transfer_syntax_uid: str
@@ -115,6 +118,11 @@ class File:
     begin: int
     inflated: bytes
     groups: tuple[int, int] | None
+    head: Head | None = None
+
+    def recalled(self, function: Callable[..., Found], *args: Hashable) -> Found:
+        """``function(ds, *args)``, which depends on nothing but these; see ``Head.recalled``."""
+        return self.head.recalled(function, *args) if self.head is not None else function(self.ds, *args)
 
 
 class Parsed(NamedTuple):
@@ -168,6 +176,9 @@ def parse_descriptor(
     """
     try:
         with quiet():
+            # Whatever goes wrong on the short way, an error too: the long one decides.
+            with contextlib.suppress(Exception):
+                return describe_file(descriptor, read_alike(descriptor), identity, max_frame_bytes, max_frames)
             file = read_file(descriptor)
             return describe_file(descriptor, file, identity, max_frame_bytes, max_frames)
     except UnreadableFile:
@@ -193,6 +204,14 @@ def quiet() -> Iterator[None]:
 
 
 # --- from bytes to a data set -------------------------------------------------------------------------------
+
+
+def read_alike(descriptor: int) -> File:
+    """The same as ``read_file``, of what is like the files before it. Raises UnfamiliarError, and whatever comes out of
+    pydicom."""
+    head = read_head(descriptor, os.fstat(descriptor).st_size)
+    uid, media_uid = _checked_uid(head.transfer_syntax_uid, "Transfer Syntax UID"), head.media_sop_instance_uid
+    return File(head.ds, uid, False, False, head.pixels, 0, media_uid, head.begin, b"", None, head)
 
 
 def read_file(descriptor: int) -> File:
@@ -265,19 +284,19 @@ def _read_until_pixels(
 ) -> tuple[Dataset, PixelElement | None, tuple[int, int] | None]:
     """The elements before the pixels, these, and where the per-frame functional groups are, if they were walked."""
     begin, span = stream.tell(), None
-    ds, element = _read_until(stream, transfer_syntax_uid, {*_PIXEL_TAGS, _PER_FRAME})
-    if element is not None and element.tag == _PER_FRAME:
+    ds, element = _read_until(stream, transfer_syntax_uid, {*PIXEL_KEYWORDS, PER_FRAME_GROUPS})
+    if element is not None and element.tag == PER_FRAME_GROUPS:
         groups = _walk_groups(stream, ds, element)
         if groups is None:
             stream.seek(begin)
-            ds, element = _read_until(stream, transfer_syntax_uid, set(_PIXEL_TAGS))
+            ds, element = _read_until(stream, transfer_syntax_uid, set(PIXEL_KEYWORDS))
         else:
             span = (element.offset - (8 if element.vr is None else 12), stream.tell())
-            rest, element = _read_until(stream, transfer_syntax_uid, set(_PIXEL_TAGS))
+            rest, element = _read_until(stream, transfer_syntax_uid, set(PIXEL_KEYWORDS))
             ds = _joined(ds, groups, rest)
     if element is None:
         return ds, None, span
-    return ds, PixelElement(_PIXEL_TAGS[element.tag], element.vr, element.offset, element.length), span
+    return ds, PixelElement(PIXEL_KEYWORDS[element.tag], element.vr, element.offset, element.length), span
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,7 +347,7 @@ def _walk_groups(stream: BinaryIO, ds: Dataset, element: _Element) -> FrameGroup
 def _joined(before: Dataset, groups: FrameGroups, behind: Dataset) -> Dataset:
     """One data set of the elements before the per-frame functional groups, these, and those behind them."""
     # Not with update(), which converts values, nor by assignment, which looks at every item of a sequence.
-    elements = {**dict(before.items()), BaseTag(_PER_FRAME): DataElement(_PER_FRAME, "SQ", groups)}
+    elements = {**dict(before.items()), BaseTag(PER_FRAME_GROUPS): DataElement(PER_FRAME_GROUPS, "SQ", groups)}
     ds = Dataset({**elements, **dict(behind.items())})
     implicit, little_endian = before.original_encoding
     ds.set_original_encoding(implicit, little_endian, before.original_character_set)
@@ -362,7 +381,9 @@ def describe_file(descriptor: int, file: File, identity: str, max_frame_bytes: i
         "cut_off": _is_cut_off(descriptor, file),  # first: an element that was looked at is no longer raw
         **_identify(file, identity),
         "lacks": _lacks(file),
-        **read_attributes(ds),
+        "study": file.recalled(read_study),
+        "series": file.recalled(read_series),
+        "instance": read_instance(ds, file.recalled(text, "SOPClassUID", 64)),
         "transfer_syntax_uid": file.transfer_syntax_uid,
         "number_of_frames": 0,
         "error": None,
@@ -370,15 +391,12 @@ def describe_file(descriptor: int, file: File, identity: str, max_frame_bytes: i
     spans = b""
     try:
         pixels = _require_pixels(file)
-        frames = document["number_of_frames"] = read_number_of_frames(ds, max_frames)
+        frames = document["number_of_frames"] = file.recalled(read_number_of_frames, max_frames)
         encapsulated = file.transfer_syntax_uid not in NATIVE
-        layout = read_layout(
-            ds,
-            is_float=pixels.keyword != "PixelData",
-            encapsulated=encapsulated and file.transfer_syntax_uid not in NATIVE_FRAMES,
-            max_frame_bytes=max_frame_bytes,
+        of_codestream = encapsulated and file.transfer_syntax_uid not in NATIVE_FRAMES
+        layout, document["layout"] = file.recalled(
+            _read_layout, pixels.keyword != "PixelData", of_codestream, max_frame_bytes
         )
-        document["layout"] = layout_to_json(layout)
         # The pixels first: they bound the number of frames by what the file really holds.
         if encapsulated:
             document.update(pixel_offset=pixels.offset, frame_bits=0, word_swap=False, frames_whole=frames)
@@ -386,7 +404,7 @@ def describe_file(descriptor: int, file: File, identity: str, max_frame_bytes: i
         else:
             document.update(_native_pixels(descriptor, file, pixels, layout, frames))
         document["inflate_offset"] = file.inflate_offset
-        document.update(_describe_frames(ds, layout, frames))
+        document.update(_describe_frames(file, layout, frames))
     except (CorruptPixelData, NotRenderable, TooLarge, UnsupportedTransferSyntax) as error:
         document["error"] = [type(error).__name__, str(error)]
         spans = b""
@@ -420,6 +438,10 @@ def read_metadata(
     try:
         end = pixels_end(descriptor, file, spans)
         tail = None if end is None else tail_reader(descriptor, place, end)
+        joined = file.head.metadata(tail, available) if file.head is not None else None
+        if joined is not None:
+            return joined
+        tail = None if end is None else tail_reader(descriptor, place, end)
         head = head_reader(descriptor, place, groups=with_groups)
         return make_metadata(head, file.pixels, tail, available, whole=with_groups, limit=limit)
     except TooLarge:
@@ -448,10 +470,10 @@ def stretches(descriptor: int, file: File) -> Stretches:
 def repaired_head(descriptor: int, file: File) -> bytes:
     """The elements before the pixels as pydicom takes them, in Explicit VR Little Endian."""
     if file.inflate_offset:
-        return repaired(_read_until(io.BytesIO(file.inflated), DEFLATED, set(_PIXEL_TAGS))[0])
+        return repaired(_read_until(io.BytesIO(file.inflated), DEFLATED, set(PIXEL_KEYWORDS))[0])
     with open(descriptor, "rb", closefd=False) as stream:
         stream.seek(file.begin)
-        return repaired(_read_until(stream, file.transfer_syntax_uid, set(_PIXEL_TAGS))[0])
+        return repaired(_read_until(stream, file.transfer_syntax_uid, set(PIXEL_KEYWORDS))[0])
 
 
 def pixels_end(descriptor: int, file: File, spans: bytes) -> int | None:
@@ -471,10 +493,9 @@ def pixels_end(descriptor: int, file: File, spans: bytes) -> int | None:
 def _identify(file: File, identity: str) -> Document:
     """The three UIDs. One that is missing is made up, always the same for the same file: an object without UIDs can
     be shown, but belongs to no study of others. Raises UnreadableFile for malformed ones."""
-    ds = file.ds
-    sop = uid_text(ds, "SOPInstanceUID") or file.media_sop_instance_uid or _made_up("instance", identity)
-    study = uid_text(ds, "StudyInstanceUID") or _made_up("study", sop)
-    series = uid_text(ds, "SeriesInstanceUID") or _made_up("series", study)
+    sop = file.recalled(uid_text, "SOPInstanceUID") or file.media_sop_instance_uid or _made_up("instance", identity)
+    study = file.recalled(uid_text, "StudyInstanceUID") or _made_up("study", sop)
+    series = file.recalled(uid_text, "SeriesInstanceUID") or _made_up("series", study)
     return {
         "study_instance_uid": _checked_uid(study, "Study Instance UID"),
         "series_instance_uid": _checked_uid(series, "Series Instance UID"),
@@ -486,7 +507,7 @@ def _lacks(file: File) -> list[str]:
     """Names of what a file must say to be told apart and read (PS3.10 7.1, PS3.3 C.7 and C.12.1) and this one does not:
     UIDs that were made up or taken from the File Meta Information, a Transfer Syntax that was guessed."""
     keywords = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
-    absent = [dictionary_description(keyword) for keyword in keywords if not uid_text(file.ds, keyword)]
+    absent = [dictionary_description(keyword) for keyword in keywords if not file.recalled(uid_text, keyword)]
     return [*absent, *(["Transfer Syntax UID"] if file.guessed else [])]
 
 
@@ -536,9 +557,15 @@ def _check_transfer_syntax(file: File, pixels: PixelElement) -> None:
         find_decoder(uid)
 
 
-def _describe_frames(ds: Dataset, layout: PixelLayout, frames: int) -> Document:
+def _read_layout(ds: Dataset, is_float: bool, encapsulated: bool, max_frame_bytes: int) -> tuple[PixelLayout, str]:
+    layout = read_layout(ds, is_float=is_float, encapsulated=encapsulated, max_frame_bytes=max_frame_bytes)
+    return layout, layout_to_json(layout)
+
+
+def _describe_frames(file: File, layout: PixelLayout, frames: int) -> Document:
     """Presentation and geometry of the object, and of the frames that differ from it."""
-    base_presentation = _presentation(ds, layout, 0)
+    ds = file.ds
+    base_presentation = file.recalled(_presentation, layout, 0)
     presentations = {base_presentation: 0}
     groups = ds.get("PerFrameFunctionalGroupsSequence")
     if groups and len(groups) < frames:

@@ -25,11 +25,13 @@ from gpu_render.errors import CorruptPixelData, NotRenderable, RenderError, TooL
 from gpu_render.frame import Geometry, LookupTable, PixelLayout, Presentation, Rescale, VoiFunction, Window
 from gpu_render.header import (
     native_frame_bits,
-    read_attributes,
     read_geometry,
+    read_instance,
     read_layout,
     read_number_of_frames,
     read_presentation,
+    read_series,
+    read_study,
 )
 from gpu_render.lookup_tables import expand_segments
 from tests.data import EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE, Raw, dataset, image
@@ -481,10 +483,10 @@ def test_attributes_are_decoded_and_cleaned() -> None:
         SeriesNumber="x",
         StudyDescription="a\0b\nc",
     )
-    found = read_attributes(ds)
-    assert found["study"]["PatientName"] == "Bär^Jo=\u5c71"
-    assert found["study"]["StudyDescription"] == "ab c"
-    assert found["series"]["SeriesNumber"] is None
+    study = read_study(ds)
+    assert study["PatientName"] == "Bär^Jo=\u5c71"
+    assert study["StudyDescription"] == "ab c"
+    assert read_series(ds)["SeriesNumber"] is None
 
 
 HOSTILE = [
@@ -504,7 +506,9 @@ def test_hostile_values_give_records_or_a_typed_error(keyword: str, vr: str, val
     changes: dict[str, Any] = {keyword: Raw(vr, value)}
     ds = read(**changes)
     try:
-        read_attributes(ds)
+        for read_level in (read_study, read_series):
+            read_level(ds)
+        read_instance(ds, "1.2.3")
         frames = read_number_of_frames(ds)
         layout = read_layout(ds)
         shown = read_presentation(ds, layout)
