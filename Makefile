@@ -4,7 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-SOURCES := pyproject.toml requirements.lock viewer/build_hook.py viewer/package-lock.json viewer/index.html viewer/docs.html \
+SOURCES := pyproject.toml requirements.lock viewer/build_hook.py viewer/package-lock.json \
+	viewer/index.html viewer/docs.html viewer/benchmarks.html \
 	viewer/vite.config.ts viewer/tsconfig.json $(shell find viewer/src -type f 2>/dev/null)
 
 .PHONY: help setup system test test-system clients gpu gpu-test lint format demo conformance screenshot bench mutation bench-huge bench-series bench-load bench-index bench-metadata bench-gpu fuzz-setup fuzz lock clean
@@ -57,6 +58,7 @@ conformance: setup ## compare pixels with DCMTK, GDCM, pydicom and highdicom; TA
 
 screenshot: setup test-system clients ## take README's and OHIF's pictures anew, with the tests that show them in a browser
 	GPU_RENDER_SCREENSHOT=docs/images/viewer.png $(BIN)/pytest tests/viewer/test_demo.py
+	GPU_RENDER_BENCHMARKS_SCREENSHOT=docs/images/benchmarks-page.png $(BIN)/pytest tests/viewer/test_benchmarks.py
 	GPU_RENDER_OHIF_SCREENSHOT=docs/images/ohif.png $(BIN)/pytest tests/clients/test_ohif.py
 
 bench: setup ## time to a slice, per transfer syntax; takes a few minutes

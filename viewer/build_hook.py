@@ -18,7 +18,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 VIEWER = Path(__file__).resolve().parent
 DIST = VIEWER / "dist"
 STAMP = DIST / ".inputs"
-PAGES = ("index.html", "docs.html")
+PAGES = ("index.html", "docs.html", "benchmarks.html")
 INPUTS = ("package.json", "package-lock.json", ".npmrc", "tsconfig.json", "vite.config.ts", *PAGES, "src")
 
 
