@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from gpu_render.decode.codestream import Jpeg2000Header, JpegHeader, parse_jpeg
 from gpu_render.decode.declared import check_declared, jpeg2000_header, photometric_of, widened
+from gpu_render.decode.jpeg_count import takes_all
 from gpu_render.decode.jpeg_probes import Ahead, Probes
 from gpu_render.errors import (
     CorruptPixelData,
@@ -106,8 +107,8 @@ def to_container(values: Array, precision: int, signed: bool, layout: PixelLayou
     if signed == bool(layout.pixel_representation):
         return values.astype(layout.dtype, copy=False)
     unused = 8 * layout.dtype.itemsize - precision
-    raw = values.astype(f"<u{layout.dtype.itemsize}") << unused
-    return raw.view(layout.dtype) >> unused
+    raw = values.astype(f"<u{layout.dtype.itemsize}", copy=False)
+    return (raw << unused).view(layout.dtype) >> unused if unused else raw.view(layout.dtype)
 
 
 def _clamp(samples: Samples, layout: PixelLayout, most: int | None = None) -> Samples:
@@ -173,6 +174,11 @@ def _jpeg(job: Job, processes: tuple[int, ...]) -> tuple[Array, JpegHeader]:
     # The same name in and out switches libjpeg's own transform, and its guess from APP14 and JFIF, off.
     space = "GRAYSCALE" if len(header.components) == 1 else "YCBCR"
     decode = partial(imagecodecs.jpeg8_decode, colorspace=space, outcolorspace=space)
+    if header.start_of_frame == 0xC3:
+        values = decode(job.data)
+        if not takes_all(job.data, header, values):
+            Probes(job.data, header).check(values, decode)
+        return values, header
     probes = Probes(job.data, header)
     with Ahead(decode, job.threads, [job.data, *probes.first()]) as decoded:
         values = decoded(job.data)

@@ -8,6 +8,7 @@ found here, because several codecs fill the missing part with grey and report su
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 
@@ -25,6 +26,9 @@ _BETWEEN_SCANS = {0xC4, 0xDB, 0xDC, 0xDD, *range(0xE0, 0xF0), 0xFE}
 _COD, _QCD, _CAP = 0xFF52, 0xFF5C, 0xFF50
 _TLM_PLM_PLT_COM = {0xFF55, 0xFF57, 0xFF58, 0xFF64}
 
+HuffmanTable: TypeAlias = dict[int, tuple[int, int]]
+"""(code, its length [bit]) by symbol."""
+
 
 @dataclass(frozen=True, slots=True)
 class JpegComponent:
@@ -38,19 +42,21 @@ class JpegComponent:
 @dataclass(frozen=True, slots=True)
 class JpegScan:
     """Ss, Se, Al of a scan header (ISO 10918-1 B.2.3). Lossless: predictor, 0, point transform. JPEG-LS: NEAR, ILV.
-    ``components``: identifiers of those that the scan holds."""
+    ``components``: identifiers of those that the scan holds; ``tables``: which Huffman table of class 0 each has."""
 
     start: int
     end: int
     low: int
     components: tuple[int, ...] = ()
+    tables: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class JpegHeader:
     """A JPEG or JPEG-LS frame header. ``start_of_frame`` is the marker's low byte: 0xC0 baseline ... 0xF7 JPEG-LS.
     ``data_start``, ``data_ends``: offsets [byte] of the first stretch of entropy-coded data, and behind each (none for
-    JPEG-LS). ``any_bits``: almost any bits are codes of the Huffman tables before the first scan."""
+    JPEG-LS). ``any_bits``: almost any bits are codes of the Huffman tables before the first scan. ``scan_tables``: the
+    first scan's of class 0, one for each of its components, None where it is not there or no table of categories."""
 
     start_of_frame: int
     precision: int
@@ -64,6 +70,7 @@ class JpegHeader:
     data_start: int = 0
     data_ends: tuple[int, ...] = ()
     any_bits: bool = False
+    scan_tables: tuple[HuffmanTable | None, ...] = ()
 
     @property
     def subsampled(self) -> bool:
@@ -131,6 +138,7 @@ def parse_jpeg(data: bytes) -> JpegHeader:
         raise CorruptPixelData("the codestream does not begin with a JPEG start of image")
     frame: tuple[int, int, int, int, tuple[JpegComponent, ...]] | None = None
     adobe, jfif, mapping, interval, any_bits = None, False, False, 0, True
+    tables: dict[int, HuffmanTable | None] = {}
     while (marker := _next_marker(reader)) != 0xDA:
         if marker in (0xD8, 0xD9):
             raise CorruptPixelData("the JPEG codestream has no scan")
@@ -142,6 +150,8 @@ def parse_jpeg(data: bytes) -> JpegHeader:
         content = data[segment.position : segment.end]
         interval = _restart_interval(marker, segment, interval)
         any_bits = any_bits and (marker != 0xC4 or _any_bits(content))
+        if marker == 0xC4:
+            tables |= _huffman_tables(content)
         jfif = jfif or (marker == 0xE0 and content.startswith(b"JFIF\0"))
         mapping = mapping or (marker == 0xF8 and content[:1] in (b"\x02", b"\x03"))
         if marker == 0xEE and content.startswith(b"Adobe") and len(content) >= 12:
@@ -153,7 +163,8 @@ def parse_jpeg(data: bytes) -> JpegHeader:
     if data.rfind(_END_OF_IMAGE, reader.position) < 0:
         raise CorruptPixelData("the JPEG codestream is truncated: it has no end of image")
     if header.start_of_frame != _SOF_JPEG_LS:  # whose markers differ, and whose decoder looks by itself
-        return replace(header, data_ends=_walk_scans(reader, header, interval), any_bits=any_bits)
+        ends, of_scan = _walk_scans(reader, header, interval), tuple(tables.get(number) for number in scan.tables)
+        return replace(header, data_ends=ends, any_bits=any_bits, scan_tables=of_scan)
     _check_rest(data[data.find(_END_OF_IMAGE, reader.position) + 2 :])
     return header
 
@@ -189,7 +200,7 @@ def _scan_header(reader: _Reader) -> JpegScan:
     (count,) = segment.take("B")
     selectors = segment.take(f"{2 * count}B")
     start, end, approximation = segment.take("3B")
-    return JpegScan(start, end, approximation & 15, selectors[::2])
+    return JpegScan(start, end, approximation & 15, selectors[::2], tuple(table >> 4 for table in selectors[1::2]))
 
 
 def _restart_interval(marker: int, segment: _Reader, interval: int) -> int:
@@ -205,6 +216,32 @@ def _any_bits(tables: bytes) -> bool:
             return False
         position += 17 + sum(counts)
     return True
+
+
+def _huffman_tables(segment: bytes) -> dict[int, HuffmanTable | None]:
+    """Tables of class 0 by their destination (B.2.4.2, C.2); None for one whose symbols are not categories (H.1.2.2),
+    or that has two codes for one."""
+    found: dict[int, HuffmanTable | None] = {}
+    position = 0
+    while position + 17 <= len(segment):
+        counts, begin = segment[position + 1 : position + 17], position + 17
+        position, number = begin + sum(counts), segment[position]
+        symbols = segment[begin:position]
+        if number >> 4 == 0:
+            usable = len(symbols) == sum(counts) and len(set(symbols)) == len(symbols) and max(symbols, default=17) < 17
+            found[number] = _codes(counts, symbols) if usable else None
+    return found
+
+
+def _codes(counts: bytes, symbols: bytes) -> HuffmanTable:
+    codes: HuffmanTable = {}
+    code = 0
+    for length, count in enumerate(counts, 1):
+        for symbol in symbols[len(codes) : len(codes) + count]:
+            codes[symbol] = code, length
+            code += 1
+        code <<= 1
+    return codes
 
 
 def _walk_scans(reader: _Reader, header: JpegHeader, interval: int) -> tuple[int, ...]:
