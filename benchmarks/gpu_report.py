@@ -116,7 +116,7 @@ def throughput_rows(run: Run) -> list[tuple[str, ...]]:
 
 def kernel_table(run: Run) -> Table:
     """For the terminal."""
-    table = _table("kernels beside a copy on the device", run, KERNEL_COLUMNS, (0,))
+    table = _table("kernels beside a copy", run, KERNEL_COLUMNS, (0,))
     for one, row in zip(run.kernels, kernel_rows(run), strict=True):
         table.add_row(*row, style="red" if is_met(one) is False else "")
     return table
@@ -170,8 +170,8 @@ def kernel_plot(run: Run, path: Path) -> None:
     axes.axvline(100, color="black", linestyle="--", linewidth=0.8)
     axes.set_yticks(range(len(run.kernels)), [one.name for one in run.kernels], fontsize=8)
     axes.invert_yaxis()
-    axes.set_xlabel("bandwidth in % of a copy on the device (black line: promised)")
-    _save(figure, run, path, "Kernels beside a copy on the device")
+    axes.set_xlabel("bandwidth in % of a copy in the same memory (black line: promised)")
+    _save(figure, run, path, "Kernels beside a copy")
 
 
 def throughput_plot(run: Run, path: Path) -> None:

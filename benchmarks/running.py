@@ -52,10 +52,10 @@ def progress(console: Console) -> Progress:
     return Progress(*columns, console=console)
 
 
-def console() -> Console:
+def console(columns: int = 140) -> Console:
     """For tables: a log file has no 80 columns."""
     made = Console()
-    return made if made.is_terminal else Console(width=140)
+    return made if made.is_terminal else Console(width=columns)
 
 
 def command(
