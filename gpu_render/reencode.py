@@ -1,6 +1,6 @@
 """Frames of slow transfer syntaxes are coded anew in spare time, so that nobody waits for them a second time.
 
-What JPEG 2000 takes 20 ms for, HTJ2K does in one. A frame that was decoded is decoded once more when nothing else is
+What JPEG 2000 takes 20 ms for, HTJ2K does in two. A frame that was decoded is decoded once more when nothing else is
 under way, in the processes of the background, coded as HTJ2K without loss, decoded again as it will be for the next
 visit, and compared, sample by sample; only then it is kept (``copies.py``). See docs/decisions/0014.
 """
@@ -32,8 +32,8 @@ from gpu_render.workers import MIB, WorkerPool
 
 log = logging.getLogger("gpu_render")
 
-SLOW = tuple(f"1.2.840.10008.1.2.4.{number}" for number in (90, 91, 92, 93))
-"""JPEG 2000, Part 1 and 2. All others are decoded in a few milliseconds."""
+SLOW = tuple(f"1.2.840.10008.1.2.4.{number}" for number in (90, 91, 92, 93, 110, 112))
+"""JPEG 2000, Part 1 and 2, and JPEG XL but for recompressed JPEG. All others are decoded in a few milliseconds."""
 LEAST_BYTES = 8192
 """Smaller frames (64 x 64 of 16 bits) are decoded as soon as a copy is found."""
 MOST_BYTES = 64 * MIB

@@ -65,7 +65,7 @@ class Settings(BaseSettings):
         default=None, description="proof table of gpu-render prove; none: the one that is shipped"
     )
     reencode_path: Path | None = Field(
-        default=None, description="folder for copies of JPEG 2000 frames that decode faster; none: none are made"
+        default=None, description="folder for copies of JPEG 2000 and JPEG XL that decode faster; none: none are made"
     )
     reencode_bytes: int = Field(default=8192 * MIB, ge=0, description="budget for such copies [byte]; 0: none are made")
     queue_capacity: int = Field(default=1024, ge=1, description="jobs that may wait; the next one gets a 503")

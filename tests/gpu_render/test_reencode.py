@@ -16,7 +16,7 @@ import pytest
 from gpu_render import reencode as module
 from gpu_render.archive import Archive, FrameRecord
 from gpu_render.copies import Copies
-from gpu_render.decode import decode
+from gpu_render.decode import DECODERS, decode
 from gpu_render.errors import CorruptPixelData, NotFound, NotRenderable, Overloaded, RenderError
 from gpu_render.frame import EncodedFrame, PixelLayout, Presentation, Samples
 from gpu_render.reencode import MOST_WAITING, SLOW, Reencoder, is_same, recoded
@@ -72,6 +72,13 @@ def coded(layout: PixelLayout, syntax: str = LOSSLESS, samples: Samples | None =
     return EncodedFrame(ref, syntax, layout, Presentation(), bytes(data), "v1")
 
 
+def jpeg_xl(layout: PixelLayout, number: int = 110, **options: Any) -> EncodedFrame:
+    lossless = not options
+    data = imagecodecs.jpegxl_encode(picture(layout), lossless=lossless, **options)
+    ref = FrameRef("1.2", "1.2.3", "1.2.3.4", 1)
+    return EncodedFrame(ref, f"1.2.840.10008.1.2.4.{number}", layout, Presentation(), bytes(data), "v1")
+
+
 def grey(allocated: int, stored: int, signed: int = 0, photometric: str = "MONOCHROME2") -> PixelLayout:
     return PixelLayout(96, 130, 1, allocated, stored, stored - 1, signed, photometric)
 
@@ -101,6 +108,9 @@ FRAMES: dict[str, Callable[[], EncodedFrame]] = {
     "lossy 12 bit signed": lambda: coded(grey(16, 12, 1), LOSSY),
     "lossy 16 bit": lambda: coded(grey(16, 16), LOSSY),
     "lossy colour": lambda: coded(colour("YBR_ICT"), LOSSY),
+    "jpeg xl": lambda: jpeg_xl(grey(16, 12)),
+    "jpeg xl colour": lambda: jpeg_xl(colour("RGB")),
+    "jpeg xl lossy": lambda: jpeg_xl(colour("XYB"), 112, distance=1.0),
     "lossless in the lossy syntax": lambda: replace(coded(grey(16, 12)), transfer_syntax_uid=LOSSY),
     **{
         name: lambda name=name: next(frames_of(sample(name)))  # type: ignore[misc]
@@ -132,7 +142,7 @@ def test_a_copy_decodes_to_what_the_stored_frame_decodes_to(name: str, pool: Wor
     assert again.samples.dtype == decoded.samples.dtype
     assert again.samples.tobytes() == decoded.samples.tobytes()
     assert again.layout == decoded.layout
-    assert again.decoder == decoded.decoder == "jpeg2000"
+    assert again.decoder == decoded.decoder == DECODERS[stored.transfer_syntax_uid].codec
     assert is_same(decoded, again)
 
 
