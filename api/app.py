@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api import batches, benchmarks, catalog, documentation, legacy, metrics, native, ops, pages, problems
 from api.cors import CrossOrigin
 from api.dicomweb import metadata, qido, rendered, stow, wado
+from api.encoding import Encoder
 from api.sending import Paced, Readers
 from api.service import Service
 from api.streaming import IS_HEAD
@@ -134,6 +135,7 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with running(chosen, scan_progress) as service:
             app.state.service = service
+            app.state.encoder = Encoder(chosen.wire_encoding, service.encoders)
             yield
 
     app = FastAPI(

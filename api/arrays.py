@@ -7,7 +7,7 @@ import numpy as np
 from starlette.responses import Response
 
 from gpu_render import PIPELINE_VERSION
-from gpu_render.frame import RenderedFrame, Window
+from gpu_render.frame import RenderedFrame, Samples, Window
 from gpu_render.reference import FrameRef
 from gpu_render.view import View
 
@@ -17,6 +17,9 @@ MEDIA_TYPES = (OCTETS, NPY)
 
 #: A frame of a SOP Instance never changes (PS3.3 C.12.1.1.1), so browsers may keep it for a year.
 IMMUTABLE = "private, max-age=31536000, immutable"
+VARY = "Accept, Authorization"
+#: The same where bodies may have a content coding.
+VARY_CODED = "Accept, Accept-Encoding, Authorization"
 
 
 def etag(ref: FrameRef, view: View, media_type: str, version: str) -> str:
@@ -33,9 +36,9 @@ def matches(if_none_match: str | None, tag: str) -> bool:
     return tag in candidates
 
 
-def caching(tag: str) -> dict[str, str]:
-    """Headers that let a browser keep the answer."""
-    return {"ETag": tag, "Cache-Control": IMMUTABLE, "Vary": "Accept, Authorization"}
+def caching(tag: str, vary: str = VARY) -> dict[str, str]:
+    """Headers that let a browser keep the answer. ``vary``: what of a request decides it."""
+    return {"ETag": tag, "Cache-Control": IMMUTABLE, "Vary": vary}
 
 
 def number(value: float) -> str:
@@ -63,15 +66,16 @@ def array_headers(frame: RenderedFrame) -> dict[str, str]:
     return headers
 
 
-def array_response(frame: RenderedFrame, media_type: str, tag: str) -> Response:
-    """The pixels, without a copy: the body is a flat byte view of the array."""
-    pixels = np.ascontiguousarray(frame.pixels)
-    body: bytes | memoryview
+def array_body(pixels: Samples, media_type: str) -> bytes | memoryview:
+    """The pixels as OCTETS, a flat view of the same memory, or as NPY."""
     if media_type == NPY:
         buffer = io.BytesIO()
         np.save(buffer, pixels, allow_pickle=False)
-        body = buffer.getbuffer()
-    else:
-        body = pixels.reshape(-1).view(np.uint8).data
-    headers = {**array_headers(frame), **caching(tag)}
-    return Response(body, 200, headers, media_type)
+        return buffer.getbuffer()
+    return np.ascontiguousarray(pixels).reshape(-1).view(np.uint8).data
+
+
+def array_response(frame: RenderedFrame, media_type: str, tag: str, vary: str = VARY) -> Response:
+    """The pixels, without a copy: the body is a flat byte view of the array."""
+    headers = array_headers(frame) | caching(tag, vary)
+    return Response(array_body(frame.pixels, media_type), 200, headers, media_type)

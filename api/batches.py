@@ -22,8 +22,9 @@ import orjson
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from api.arrays import OCTETS, window_text
+from api.arrays import OCTETS, VARY_CODED, window_text
 from api.catalog import frame_path
+from api.encoding import FILTER, encoder_of
 from api.native import parse_view
 from api.negotiation import choose
 from api.problems import RESPONSES, explained
@@ -38,6 +39,7 @@ from gpu_render.order import Order
 from gpu_render.priority import Priority
 from gpu_render.reference import FrameRef, check_uid
 from gpu_render.view import Stage, View
+from gpu_render.wire import can_be_filtered
 
 T = TypeVar("T")
 
@@ -108,6 +110,7 @@ class Batch:
     runs: Sequence[Positions]
     view: View
     priority: Priority
+    filtered: bool = False
 
     def outcomes(self) -> Outcomes:
         """Each run with its pictures, or why there is none; some are made ahead."""
@@ -171,10 +174,12 @@ class Batch:
             yield head({"kind": "problem", **about, "problem": document})
             return
         pixels = np.ascontiguousarray(result.pixels)
+        filtered = self.filtered and can_be_filtered(pixels)
         yield head(
             {
                 "kind": "frame",
                 **about,
+                **({"filter": FILTER} if filtered else {}),
                 "shape": pixels.shape,
                 "dtype": pixels.dtype.str,
                 "stage": result.stage,
@@ -185,7 +190,7 @@ class Batch:
                 "nbytes": pixels.nbytes,
             }
         )
-        yield pixels.reshape(-1).view(np.uint8).data
+        yield pixels.data if filtered else pixels.reshape(-1).view(np.uint8).data
 
 
 def head(record: dict[str, object]) -> bytes:
@@ -263,7 +268,9 @@ async def get_frames(
     uids = check_uid(study, "Study Instance UID"), check_uid(series, "Series Instance UID")
     view = parse_view(stage, window, voi, region, viewport, invert, service.settings.max_viewport)
     order, runs = await asyncio.to_thread(_runs, service, uids, frames, view)
-    batch = Batch(service, order, runs, view, priority_of(request))
+    encoder, headers = encoder_of(request), {"Cache-Control": "private, no-store"}
+    form = encoder.stream_form(request, FRAMES)
+    batch = Batch(service, order, runs, view, priority_of(request), form is not None and form.filtered)
     outcomes = batch.outcomes()
     try:
         first = None if IS_HEAD in request.scope else await while_connected(request, anext(outcomes, None))
@@ -273,4 +280,8 @@ async def get_frames(
     if first is not None and isinstance(first[1], Overloaded):
         await outcomes.aclose()
         raise first[1]  # nothing was begun: the client is told when to come again
-    return Streamed(batch.parts(first, outcomes), {"Cache-Control": "private, no-store"}, media_type)
+    parts = batch.parts(first, outcomes)
+    if form is not None:
+        parts = encoder.stream(parts, form, max(batch.priority, Priority.THUMBNAIL))
+        headers |= {"Content-Encoding": form.coding, "Vary": VARY_CODED}
+    return Streamed(parts, headers, media_type)

@@ -34,6 +34,7 @@ from starlette.types import ASGIApp
 from api.app import create_app
 from api.arrays import window_text
 from api.front import create_front
+from api.lines import fast_networks
 from api.native import parse_view
 from api.sending import Connection, Readers, allow_connections
 from api.supervisor import Supervisor, choose_gpus, socket_directory, worker_settings
@@ -225,7 +226,7 @@ def run_server(service: ASGIApp, host: str, port: int, settings: Settings, open_
         log_config=None,
         server_header=False,
         timeout_graceful_shutdown=10,
-        http=Connection.with_limit(settings.stall_limit_s),
+        http=Connection.with_limit(settings.stall_limit_s, fast_networks(settings)),
     )
     server = Server(config)
     server.open_browser = open_browser

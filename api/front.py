@@ -7,6 +7,7 @@ is added.
 import asyncio
 import contextlib
 import logging
+import math
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 
@@ -24,6 +25,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.app import SecurityHeaders
 from api.cors import CrossOrigin
+from api.lines import LINE, TOLD, Line
 from api.metrics import PREFIX, Given, gpu_families
 from api.problems import Boundary, problem
 from api.sending import Paced, Readers
@@ -176,7 +178,7 @@ class Front:
     async def _try(self, worker: Worker, scope: Scope, incoming: Incoming, send: Send) -> bool:
         """Let ``worker`` answer. False where it could not even be asked: then another may be."""
         try:
-            headers = _for_aiohttp(_with_scheme(end_to_end(scope["headers"]), scope))
+            headers = _for_aiohttp(_as_seen(end_to_end(scope["headers"]), scope))
         except UnicodeDecodeError:
             await _bad_header(scope)(scope, incoming.receive, send)
             return True
@@ -264,10 +266,15 @@ def _url(scope: Scope) -> yarl.URL:
     )
 
 
-def _with_scheme(headers: Headers, scope: Scope) -> Headers:
-    """With the scheme that the client used, whatever it claims: the worker makes absolute URLs of it."""
-    others = [(name, value) for name, value in headers if name != b"x-forwarded-proto"]
-    return [*others, (b"x-forwarded-proto", scope["scheme"].encode())]
+def _as_seen(headers: Headers, scope: Scope) -> Headers:
+    """With the scheme that the client used, of which the worker makes absolute URLs, and with the speed of its line, if
+    that may be slow; whatever it claims itself."""
+    others = [(name, value) for name, value in headers if name not in (b"x-forwarded-proto", TOLD)]
+    others.append((b"x-forwarded-proto", scope["scheme"].encode()))
+    line: Line | None = scope.get(LINE)
+    if line is not None and (speed := line.mbit_s(scope)) < math.inf:
+        others.append((TOLD, f"{speed:.1f}".encode()))
+    return others
 
 
 def _for_aiohttp(headers: Headers) -> list[tuple[str, str]]:

@@ -12,6 +12,8 @@ from typing import Protocol
 
 from starlette.types import Scope
 
+from gpu_render.settings import Settings
+
 LINE = "gpu_render.line"
 """In the scope of a request whose client may be at a slow line: its ``Line``. Absent in networks that are fast."""
 TOLD = b"x-render-line"
@@ -106,3 +108,8 @@ def is_in(address: str, networks: Networks) -> bool:
     if isinstance(found, ipaddress.IPv6Address):
         found = found.ipv4_mapped or found
     return any(found in network for network in networks)
+
+
+def fast_networks(settings: Settings) -> Networks | None:
+    """Whose connections need no Line; None where none does: it is settled how bodies are sent."""
+    return settings.wire_fast_networks if settings.wire_encoding == "auto" else None

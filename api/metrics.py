@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.benchmarks import Benchmarks, self_test_families
+from api.encoding import encoder_of
 from api.problems import RESPONSES
 from api.sending import Readers
 from api.service import Service, service_of
@@ -51,6 +52,8 @@ FIGURES = {
     "reencode_bytes": "Disk space of all copies, as this process saw it when it last wrote one",
     "reencode_paused": "1 while no copies are written since the disk is full or fails",
     "answer_bytes_waiting": "Parts of answers that their readers have not taken yet",
+    "encoded_answers_total": "Answers with arrays that were compressed, since a line was slow",
+    "encoded_bytes_saved_total": "By how much that made them smaller",
     "slow_readers_cut_off_total": "Answers broken off because nothing of them was read",
     "host_cache_bytes": "Decoded frames held in the host's memory",
     "host_cache_frames": "Decoded frames held in the host's memory",
@@ -241,7 +244,7 @@ async def get_metrics(request: Request) -> Response:
     about = about_family(renderer.backend.name, renderer.backend.description)
     readers = cast(Readers, request.app.state.readers)
     tests = self_test_families(cast(Benchmarks, request.app.state.benchmarks), PREFIX)
-    figures = renderer.figures() | service.lookahead.figures() | readers.figures()
+    figures = renderer.figures() | service.lookahead.figures() | readers.figures() | encoder_of(request).figures()
     if service.reencoder is not None:
         figures |= service.reencoder.figures()
     families = [about, *figure_families(figures), *tests]

@@ -5,7 +5,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from api.arrays import MEDIA_TYPES, array_response, caching, etag, matches
+from api.arrays import MEDIA_TYPES, VARY_CODED, array_response, caching, etag
+from api.encoding import encoder_of, held
 from api.negotiation import choose
 from api.problems import RESPONSES
 from api.service import ClientGone, Service, priority_of, service_of, while_connected
@@ -69,8 +70,8 @@ async def frame_response(request: Request, service: Service, ref: FrameRef, view
     known = request.headers.get("if-none-match")
     if known is not None:
         tag = etag(ref, view, media_type, service.archive.describe(ref).version)
-        if matches(known, tag):
-            return Response(status_code=304, headers=caching(tag))
+        if (same := held(request, known, tag, media_type)) is not None:
+            return Response(status_code=304, headers=caching(same, VARY_CODED))
     priority = priority_of(request)
     try:
         frame = await while_connected(request, service.renderer.render(ref, view, priority))
@@ -80,8 +81,16 @@ async def frame_response(request: Request, service: Service, ref: FrameRef, view
         service.lookahead.saw(ref, frame.decoder)
     tag = etag(ref, view, media_type, frame.version)
     if known == "*":  # whether there is any picture: only rendering tells
-        return Response(status_code=304, headers=caching(tag))
-    return array_response(frame, media_type, tag)
+        return Response(status_code=304, headers=caching(tag, VARY_CODED))
+    encoder = encoder_of(request)
+    if (form := encoder.frame_form(request, media_type)) is not None:
+        try:
+            response = await encoder.frame(request, frame, media_type, form, tag, priority)
+        except ClientGone:
+            return Response(status_code=499)
+        if response is not None:
+            return response
+    return array_response(frame, media_type, tag, VARY_CODED)
 
 
 @router.get(

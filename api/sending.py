@@ -14,6 +14,8 @@ from typing import Any, cast
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from api.lines import LINE, Line, Networks, line_of
+
 log = logging.getLogger("gpu_render")
 
 PIECE_BYTES = 256 * 1024
@@ -163,17 +165,21 @@ class Connection(HttpToolsProtocol):
     request, or with an answer's end that is not taken."""
 
     limit_s = 60.0
+    fast: Networks | None = None
+    _line: Line | None = None
     _silence: asyncio.TimerHandle | None = None
     _left = 0
     _given_s = 0.0
 
     @classmethod
-    def with_limit(cls, limit_s: float) -> "type[Connection]":
-        """For ``uvicorn.Config(http=...)``."""
-        return cast("type[Connection]", type(cls.__name__, (cls,), {"limit_s": limit_s}))
+    def with_limit(cls, limit_s: float, fast: Networks | None = None) -> "type[Connection]":
+        """For ``uvicorn.Config(http=...)``. ``fast``: whoever is in none of these networks has a Line; None: nobody."""
+        return cast("type[Connection]", type(cls.__name__, (cls,), {"limit_s": limit_s, "fast": fast}))
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if self.fast is not None:
+            self._line = line_of(transport, self.fast)
         self._expect_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -188,6 +194,8 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         cast(Scope, self.scope)[ABORT] = self.transport.abort
+        if self._line is not None:
+            cast(Scope, self.scope)[LINE] = self._line
 
     def on_body(self, body: bytes) -> None:
         self._expect_request()  # more of it

@@ -20,6 +20,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from api.app import create_app
+from api.lines import fast_networks
 from api.sending import Connection, allow_connections
 from gpu_render.memory import keep_freed_memory
 from gpu_render.settings import Settings
@@ -65,7 +66,7 @@ def main(make_app: Callable[[Settings], ASGIApp] = _service) -> int:
         forwarded_allow_ips="*",  # whoever may connect to the socket: the front, or a proxy of the operator's
         timeout_keep_alive=75,  # longer than the front keeps idle connections, so that it never sends into a closed one
         timeout_graceful_shutdown=DRAIN_S,
-        http=Connection.with_limit(settings.stall_limit_s),
+        http=Connection.with_limit(settings.stall_limit_s, fast_networks(settings)),
     )
     server = uvicorn.Server(config)
     try:

@@ -2,14 +2,19 @@
 
 import asyncio
 import ipaddress
+import json
 import math
+import re
 import socket
 import struct
 from pathlib import Path
 
 import pytest
+import uvicorn
+from starlette.types import Receive, Scope, Send
 
-from api.lines import TOLD, Line, Measured, Networks, Told, is_in, line_of
+from api.lines import LINE, TOLD, Line, Measured, Networks, Told, fast_networks, is_in, line_of
+from api.sending import Connection
 from gpu_render.settings import Settings
 
 LOOPBACK: Networks = Settings().wire_fast_networks
@@ -129,6 +134,64 @@ async def lines_of(address: tuple[str, int] | str, fast: Networks) -> list[Line 
         await reader.read()
         writer.close()
     return found
+
+
+async def speeds_seen(fast: Networks | None, uds: Path | None, headers: bytes = b"") -> list[str]:
+    """What the scopes of two requests on one connection to uvicorn say of its line."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        line: Line | None = scope.get(LINE)
+        text = b"none" if line is None else f"{line.mbit_s(scope)}".encode()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(text))]})
+        await send({"type": "http.response.body", "body": text})
+
+    http = Connection.with_limit(10, fast)
+    config = uvicorn.Config(
+        app, port=0, uds=None if uds is None else str(uds), http=http, lifespan="off", log_config=None
+    )
+    server = uvicorn.Server(config)
+    running = asyncio.ensure_future(server.serve())
+    while not server.started:  # noqa: ASYNC110 - it has no event for that
+        await asyncio.sleep(0.01)
+    opened = asyncio.open_unix_connection(str(uds)) if uds else asyncio.open_connection(*_address(server))
+    reader, writer = await opened
+    found = []
+    for _ in range(2):
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n" + headers + b"\r\n")
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = re.search(rb"content-length: (\d+)", head)
+        assert length is not None
+        found.append((await reader.readexactly(int(length[1]))).decode())
+    writer.close()
+    server.should_exit = True
+    await running
+    return found
+
+
+def _address(server: uvicorn.Server) -> tuple[str, int]:
+    host, port = server.servers[0].sockets[0].getsockname()[:2]
+    return str(host), int(port)
+
+
+def test_a_request_knows_the_line_of_its_connection(tmp_path: Path) -> None:
+    assert asyncio.run(speeds_seen(LOOPBACK, None)) == ["none", "none"]
+    assert asyncio.run(speeds_seen(None, None)) == ["none", "none"]
+    assert asyncio.run(speeds_seen((), None)) == ["inf", "inf"], "measured, near, and nothing sent yet"
+    told = b"X-Render-Line: 7.5\r\n"
+    assert asyncio.run(speeds_seen(LOOPBACK, tmp_path / "socket", told)) == ["7.5", "7.5"]
+    assert asyncio.run(speeds_seen(LOOPBACK, tmp_path / "socket")) == ["inf", "inf"]
+    assert asyncio.run(speeds_seen(None, tmp_path / "socket", told)) == ["none", "none"]
+
+
+def test_lines_matter_only_where_they_decide() -> None:
+    listed = Settings.model_validate({"wire_fast_networks": ["10.0.0.0/8"]})
+    assert fast_networks(listed) == (ipaddress.ip_network("10.0.0.0/8"),)
+    assert fast_networks(Settings(wire_encoding="on")) is None
+    assert fast_networks(Settings(wire_encoding="off")) is None
+    given = Settings.model_validate({"wire_fast_networks": ["10.0.0.0/8", "fe80::/10"]})
+    assert Settings(**json.loads(given.model_dump_json())) == given, "as a supervisor hands it to its workers"
+    with pytest.raises(ValueError, match="wire_fast_networks"):
+        Settings.model_validate({"wire_fast_networks": ["10.0.0.1/8"]})
 
 
 def test_only_who_may_be_slow_has_a_line(tmp_path: Path) -> None:
