@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from gpu_render import PIPELINE_VERSION
-from gpu_render.errors import RenderError
+from gpu_render.errors import RenderError, TooLarge
 from gpu_render.frame import EncodedFrame
 from gpu_render.reference import FrameRef
 from gpu_render.transcode import HTJ2K_RPCL
@@ -67,7 +67,8 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 class Copies:
     """The copies below ``folder``, which is made when the first one is written. Thread-safe.
 
-    ``budget_bytes``: most that all of them take. Nothing here raises: without a copy the stored frame is decoded.
+    ``budget_bytes``: most that all of them take. What fails on the disk raises nothing: without a copy the stored
+    frame is decoded.
     """
 
     def __init__(self, folder: Path, budget_bytes: int) -> None:
@@ -148,10 +149,13 @@ class Copies:
     # --- writing --------------------------------------------------------------------------------------------
 
     def keep(self, original: EncodedFrame, copy: EncodedFrame) -> bool:
-        """Write the copy of a frame, which was compared with it, and make room for it. False where it is not kept."""
+        """Write the copy of a frame, which was compared with it, and make room for it. False where it is not kept now;
+        raises TooLarge where it never will be."""
         content = _content(original, copy)
         nbytes = _blocks(len(content))
-        if self.paused or nbytes > self._budget // LARGEST_SHARE:
+        if nbytes > self._budget // LARGEST_SHARE:
+            raise TooLarge("the copy would take too much of the budget")
+        if self.paused:
             return False
         try:
             with self._writing, self._ledger() as ledger:

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import math
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -44,6 +45,8 @@ AGAIN_S = 5.0
 """Wait after a process of the background had no time, or could not be started."""
 SWEEP_STEP = 64
 """Copies that are looked at in one turn when those of removed instances go."""
+SWEEP_SHARE = 20
+"""That takes at most this part of the time."""
 LEAVE_S = 2.0
 """Longest wait for what is under way at the end; it ends with the processes that it waits for."""
 
@@ -69,6 +72,7 @@ class Reencoder:
         self._counts = {"refused": 0, "differing": 0}
         self._swept_at: int | None = None  # generation of the archive
         self._sweep_due = False
+        self._next_sweep_s = float("-inf")
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -175,12 +179,12 @@ class Reencoder:
                 self._counts["differing"] += 1
                 log.error("a re-encoded frame came out otherwise than the stored one; it is not kept")
                 raise NotRenderable("the copy differs")
+            await self._spare(turns, partial(self._copies.keep, stored, copy))
         except Overloaded:
             raise
         except RenderError:
             self._refuse(stored)
             raise
-        await self._spare(turns, partial(self._copies.keep, stored, copy))
 
     def _refuse(self, stored: EncodedFrame) -> None:
         with self._lock:
@@ -198,14 +202,22 @@ class Reencoder:
             return await asyncio.wrap_future(future)
 
     async def _sweep(self, turns: Turns) -> None:
-        """Where anything has changed or gone since the last time."""
+        """Where anything has changed or gone since the last time, which took so long that it may be done again."""
         generation = self._archive.generation
-        if generation == self._swept_at:
+        if generation == self._swept_at or time.monotonic() < self._next_sweep_s:
             return
-        copies = self._copies.sweep(self._is_held)
-        while await self._spare(turns, lambda: sum(1 for _ in zip(range(SWEEP_STEP), copies, strict=False))):
-            pass
+        copies, taken_s = self._copies.sweep(self._is_held), 0.0
+
+        def step() -> tuple[int, float]:
+            begun_s = time.monotonic()
+            return sum(1 for _ in zip(range(SWEEP_STEP), copies, strict=False)), time.monotonic() - begun_s
+
+        looked_at = 1
+        while looked_at:
+            looked_at, step_s = await self._spare(turns, step)
+            taken_s += step_s
         self._swept_at = generation
+        self._next_sweep_s = time.monotonic() + SWEEP_SHARE * taken_s
 
     def _is_held(self, ref: FrameRef, version: str) -> bool:
         try:

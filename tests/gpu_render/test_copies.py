@@ -21,6 +21,7 @@ import pytest
 
 from gpu_render import copies as module
 from gpu_render.copies import FOLDER, Copies
+from gpu_render.errors import TooLarge
 from gpu_render.frame import EncodedFrame, PixelLayout, Presentation, Rescale
 from gpu_render.reference import FrameRef
 
@@ -180,13 +181,14 @@ def test_the_budget_holds_whatever_comes(tmp_path: Path) -> None:
     copies = Copies(tmp_path, budget)
     for number in range(150):
         original = frame(number % 70)
-        copies.keep(original, copy_of(original, int(RANDOM.integers(1, 30_000))))
+        copies.keep(original, copy_of(original, int(RANDOM.integers(1, 19_000))))
         assert blocks(tmp_path) <= budget
         assert figure(copies, "bytes") >= blocks(tmp_path)
     assert blocks(tmp_path) > budget // 2
     assert figure(copies, "evicted_total") > 20
     huge = frame(200)
-    assert not copies.keep(huge, copy_of(huge, budget // 8 + 1))
+    with pytest.raises(TooLarge):
+        copies.keep(huge, copy_of(huge, budget // 8 + 1))
 
 
 def test_a_budget_that_was_lowered_is_kept_from_the_next_copy_on(tmp_path: Path) -> None:

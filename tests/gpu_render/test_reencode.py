@@ -318,6 +318,22 @@ async def test_one_frame_that_fails_does_not_end_the_work(
         assert reencoder.figures()["reencode_refused_total"] == (1 if not isinstance(error, NotFound) else 0)
 
 
+async def test_a_copy_that_is_too_large_for_the_budget_is_not_made_again_and_again(
+    tmp_path: Path, pool: WorkerPool
+) -> None:
+    archive = shelf(1)
+    (ref,) = archive.frames
+    reencoder = Reencoder(cast(Archive, archive), Copies(tmp_path, 20_000), pool)
+    reencoder.start(Turns(2, 9))
+    try:
+        reencoder.fetch(ref)
+        await until(reencoder, "refused_total", 1)
+        reencoder.fetch(ref)
+        assert reencoder.figures()["reencode_waiting"] == 0
+    finally:
+        await reencoder.close()
+
+
 async def test_a_machine_without_time_is_asked_again_later(
     tmp_path: Path, pool: WorkerPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
