@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api import batches, benchmarks, catalog, documentation, legacy, metrics, native, ops, pages, problems
 from api.cors import CrossOrigin
 from api.dicomweb import metadata, qido, rendered, stow, wado
+from api.direct import Direct, route_of
 from api.encoding import Encoder
 from api.sending import Paced, Readers
 from api.service import Service
@@ -146,6 +147,8 @@ def create_app(
         docs_url=None,
         redoc_url=None,
     )
+    direct = ((native.router, native.get_frame), (wado.router, wado.get_frames))
+    app.add_middleware(Direct, routes=[route_of(router, handler) for router, handler in direct])
     problems.install(app)
     app.state.benchmarks = benchmarks.Benchmarks(chosen.benchmark_results)
     app.state.metrics = metrics.Metrics(reads_gpus)

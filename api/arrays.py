@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+from functools import lru_cache
 
 import numpy as np
 from starlette.responses import Response
@@ -22,6 +23,7 @@ VARY = "Accept, Authorization"
 VARY_CODED = "Accept, Accept-Encoding, Authorization"
 
 
+@lru_cache(maxsize=4096)
 def etag(ref: FrameRef, view: View, media_type: str, version: str) -> str:
     """Strong ETag over what decides the bytes: the frame, the view, the form, this pipeline and the file's version."""
     key = repr((ref, view, media_type, PIPELINE_VERSION, version)).encode()
@@ -59,7 +61,7 @@ def array_headers(frame: RenderedFrame) -> dict[str, str]:
         "X-Array-Stage": str(frame.stage),
         "X-Decode-Backend": frame.decoder,
         "X-Render-Backend": frame.backend,
-        "Server-Timing": ", ".join(f"{step};dur={value:.3f}" for step, value in frame.timings.items()),
+        "Server-Timing": ", ".join([f"{step};dur={value:.3f}" for step, value in frame.timings.items()]),
     }
     if frame.window is not None:
         headers["X-Window"] = window_text(frame.window)

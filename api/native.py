@@ -1,5 +1,6 @@
 """``/api/.../frames/{frame}``: one frame as a raw array."""
 
+from functools import lru_cache
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
@@ -7,7 +8,7 @@ from starlette.responses import Response
 
 from api.arrays import MEDIA_TYPES, VARY_CODED, array_response, caching, etag
 from api.encoding import encoder_of, held
-from api.negotiation import choose
+from api.negotiation import LONGEST_REMEMBERED, choose, header
 from api.problems import RESPONSES
 from api.service import ClientGone, Service, priority_of, service_of, while_connected
 from gpu_render.errors import BadRequest
@@ -65,9 +66,12 @@ def parse_view(
     return view
 
 
+_usual_view = lru_cache(maxsize=256)(parse_view)
+
+
 async def frame_response(request: Request, service: Service, ref: FrameRef, view: View, media_type: str) -> Response:
     """The frame, or 304 where the client has it already."""
-    known = request.headers.get("if-none-match")
+    known = header(request, b"if-none-match")
     if known is not None:
         tag = etag(ref, view, media_type, service.archive.describe(ref).version)
         if (same := held(request, known, tag, media_type)) is not None:
@@ -135,5 +139,6 @@ async def get_frame(
     service = service_of(request)
     media_type = choose(request, MEDIA_TYPES)
     ref = FrameRef.parse(study, series, instance, frame)
-    view = parse_view(stage, window, voi, region, viewport, invert, service.settings.max_viewport)
+    parse = _usual_view if len(request.scope["query_string"]) <= LONGEST_REMEMBERED else parse_view
+    view = parse(stage, window, voi, region, viewport, invert, service.settings.max_viewport)
     return await frame_response(request, service, ref, view, media_type)

@@ -3,10 +3,14 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from fastapi import Request
 
 from gpu_render.errors import NotAcceptable
+
+LONGEST_REMEMBERED = 256
+"""What a client sends that is longer [byte] is read anew each time: nobody can fill the memory with it."""
 
 _ELEMENT = re.compile(r'(?:"(?:[^"\\]|\\.)*"|[^",])+')
 _PARAMETER = re.compile(r'(?:"(?:[^"\\]|\\.)*"|[^";])+')
@@ -51,10 +55,27 @@ def _quality_value(text: str) -> float:
     return value if 0 <= value <= 1 else 0.0
 
 
+def header(request: Request, name: bytes) -> str | None:
+    """A header of a request, the first of this ``name`` (in lower case), None where there is none."""
+    for found, value in request.scope["headers"]:
+        if found == name:
+            return str(value, "latin-1")
+    return None
+
+
+def accept_text(request: Request) -> str:
+    """What a request accepts: its query parameter ``accept`` where there is one, else its header; empty is anything."""
+    asked: bytes = request.scope["query_string"]
+    if b"accept" in asked or b"%" in asked:
+        query = [value for value in request.query_params.getlist("accept") if value.strip()]
+        if query:
+            return ",".join(query)
+    return ",".join(str(value, "latin-1") for name, value in request.scope["headers"] if name == b"accept")
+
+
 def accepted(request: Request) -> list[MediaRange]:
-    """What a request accepts: its query parameter ``accept`` where there is one, else its header; [] is anything."""
-    query = [value for value in request.query_params.getlist("accept") if value.strip()]
-    return parse_accept(",".join(query or request.headers.getlist("accept")))
+    """``accept_text`` read; [] is anything."""
+    return parse_accept(accept_text(request))
 
 
 def quality(media: str, ranges: Sequence[MediaRange]) -> float:
@@ -72,10 +93,18 @@ def choose(request: Request, offered: Sequence[str]) -> str:
 
     Raises NotAcceptable, which lists what is offered.
     """
-    ranges = accepted(request)
+    text = accept_text(request)
+    return (_usual_choice if len(text) <= LONGEST_REMEMBERED else _choice)(text, tuple(offered))
+
+
+def _choice(text: str, offered: tuple[str, ...]) -> str:
+    ranges = parse_accept(text)
     if not ranges:
         return offered[0]
     best = max(offered, key=lambda media: (quality(media, ranges), -offered.index(media)))
     if quality(best, ranges) <= 0:
         raise NotAcceptable(f"this resource is offered as {', '.join(offered)}")
     return best
+
+
+_usual_choice = lru_cache(maxsize=256)(_choice)

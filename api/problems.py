@@ -102,7 +102,8 @@ def explained(error: errors.RenderError) -> dict[str, object]:
     }
 
 
-def _core_error(request: Request, error: Exception) -> Response:
+async def core_error(request: Request, error: Exception) -> Response:
+    """The problem document of a RenderError."""
     status, title = next((status, title) for cls, status, title in STATUS if isinstance(error, cls))
     detail = str(error)
     uid = _subject(request).get("sop_instance_uid", "")
@@ -118,7 +119,7 @@ def _core_error(request: Request, error: Exception) -> Response:
     return response
 
 
-def _http_error(request: Request, error: Exception) -> Response:
+async def _http_error(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     titles = {404: "No such resource", 405: "Method not allowed"}
     response = problem(status, f"http-{status}", titles.get(status, "Refused"), "see /docs for what there is", request)
@@ -127,7 +128,7 @@ def _http_error(request: Request, error: Exception) -> Response:
     return response
 
 
-def _invalid_parameter(request: Request, error: Exception) -> Response:
+async def _invalid_parameter(request: Request, error: Exception) -> Response:
     names = (
         sorted({str(item["loc"][-1]) for item in error.errors()}) if isinstance(error, RequestValidationError) else []
     )
@@ -136,7 +137,7 @@ def _invalid_parameter(request: Request, error: Exception) -> Response:
 
 def install(app: FastAPI) -> None:
     """Make ``app`` answer every error with a problem document."""
-    app.add_exception_handler(errors.RenderError, _core_error)
+    app.add_exception_handler(errors.RenderError, core_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _invalid_parameter)
     app.add_middleware(Boundary)

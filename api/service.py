@@ -7,6 +7,7 @@ from typing import Any, TypeVar, cast
 
 from fastapi import Request
 
+from api.negotiation import header
 from gpu_render.ahead import Room
 from gpu_render.archive import Archive
 from gpu_render.archive.store import Store
@@ -47,7 +48,8 @@ def service_of(request: Request) -> Service:
 def priority_of(request: Request) -> Priority:
     """Urgency of a request from its ``Priority`` header (RFC 9218): u=0..3 a person waits, 4..5 thumbnails, 6..7
     prefetch. Absent or unreadable means that a person waits."""
-    for item in request.headers.get("priority", "").split(","):
+    text = header(request, b"priority")
+    for item in text.split(",") if text else ():
         key, _, value = item.strip().partition("=")
         if key == "u" and value in ("4", "5"):
             return Priority.THUMBNAIL

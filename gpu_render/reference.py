@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from gpu_render.errors import InvalidFrameNumber, InvalidUid
 
@@ -31,6 +32,7 @@ class FrameRef:
         return self.frame_number - 1
 
     @classmethod
+    @lru_cache(maxsize=4096)  # the frames of a few series: what is refused is not kept, nor anything long
     def parse(cls, study_uid: str, series_uid: str, sop_instance_uid: str, frame_number: str | int) -> "FrameRef":
         """Build a reference from text that came from outside.
 
