@@ -8,7 +8,7 @@ SOURCES := pyproject.toml requirements.lock viewer/build_hook.py viewer/package-
 	viewer/index.html viewer/docs.html viewer/benchmarks.html \
 	viewer/vite.config.ts viewer/tsconfig.json $(shell find viewer/src -type f 2>/dev/null)
 
-.PHONY: help setup system test test-system clients gpu gpu-test lint format demo conformance screenshot bench mutation bench-huge bench-series bench-load bench-index bench-metadata bench-gpu fuzz-setup fuzz lock clean
+.PHONY: help setup system test test-system clients gpu gpu-test lint format demo conformance screenshot bench mutation bench-peers bench-huge bench-series bench-load bench-index bench-metadata bench-gpu fuzz-setup fuzz lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -63,6 +63,9 @@ screenshot: setup test-system clients ## take README's and OHIF's pictures anew,
 
 bench: setup ## time to a slice, per transfer syntax; takes a few minutes
 	$(BIN)/python -m benchmarks.slice
+
+bench-peers: setup ## one slice from this service, Orthanc, nginx and the old design; takes a quarter of an hour; ORTHANC=folder: another Debian's
+	$(BIN)/python -m benchmarks.peers $(if $(ORTHANC),--orthanc-root $(ORTHANC))
 
 bench-huge: setup ## objects of 200,000 frames: time and memory to index them, time to a frame; takes several minutes
 	$(BIN)/python -m benchmarks.huge
