@@ -1,5 +1,7 @@
 /** The service's HTTP interface: what it answers, and what can go wrong on the way. */
 
+import { unplanes } from "./planes";
+
 export type VoiFunction = "LINEAR" | "LINEAR_EXACT" | "SIGMOID";
 export type Stage = "stored" | "modality" | "display";
 
@@ -129,6 +131,12 @@ export function isAbort(error: unknown): boolean {
 
 const TIMEOUT_MS = 30_000;
 
+const OCTETS = "application/octet-stream";
+/** A frame whose samples are filtered: what may come instead over a slow line. */
+const PLANES = "application/vnd.gpu-render.planes";
+/** The filter's name, in PLANES and in records of a stream. */
+const FILTER = "planes";
+
 /** The Priority header (RFC 9218) of what nobody waits for yet; without one, somebody does. */
 export type Urgency = "u=5" | "u=6";
 export const THUMBNAIL: Urgency = "u=5";
@@ -214,7 +222,7 @@ export async function getArray(
   const address = `${url}?${new URLSearchParams(query).toString()}`;
   return exchange(
     address,
-    "application/octet-stream",
+    `${PLANES}, ${OCTETS}`,
     async (response) => {
       const buffer = await response.arrayBuffer();
       return { ...parseArray(response.headers, buffer), elapsedMs: performance.now() - started };
@@ -227,15 +235,22 @@ export async function getArray(
 /** Checks the body against its headers before anything is painted from it. */
 function parseArray(headers: Headers, buffer: ArrayBuffer): Omit<RawArray, "elapsedMs"> {
   const shape = (headers.get("X-Array-Shape") ?? "").split(",").map(Number);
+  const media = headers.get("Content-Type") ?? "";
+  if (media !== OCTETS && media !== PLANES) throw new Problem("The answer is not a picture", `It is "${media}".`);
   return {
-    ...arrayOf(headers.get("X-Array-Dtype") ?? "", shape, buffer),
+    ...arrayOf(headers.get("X-Array-Dtype") ?? "", shape, buffer, media === PLANES ? FILTER : undefined),
     decoder: headers.get("X-Decode-Backend") ?? "",
     renderer: headers.get("X-Render-Backend") ?? "",
   };
 }
 
-/** Samples of a NumPy dtype and shape. A Problem where the bytes are not exactly those. */
-export function arrayOf(dtype: string, shape: number[], buffer: ArrayBuffer): Pick<RawArray, "samples" | "shape"> {
+/** Samples of a NumPy dtype and shape, filtered or not. A Problem where the bytes are not exactly those. */
+export function arrayOf(
+  dtype: string,
+  shape: number[],
+  buffer: ArrayBuffer,
+  filter?: string,
+): Pick<RawArray, "samples" | "shape"> {
   const type = SAMPLE_TYPES[dtype.replace(/^[<|]/, "")];
   const sane = shape.length >= 2 && shape.length <= 3 && shape.every((side) => Number.isInteger(side) && side > 0);
   if (type === undefined || !sane) {
@@ -245,7 +260,11 @@ export function arrayOf(dtype: string, shape: number[], buffer: ArrayBuffer): Pi
   if (buffer.byteLength !== expected) {
     throw new Problem("The answer is incomplete", `${buffer.byteLength} bytes came, ${expected} were announced.`);
   }
-  return { samples: new type(buffer), shape };
+  if (filter === undefined) return { samples: new type(buffer), shape };
+  if (filter !== FILTER || type.BYTES_PER_ELEMENT > 4) {
+    throw new Problem("The answer is not a picture", `Unknown filter "${filter}" of dtype "${dtype}".`);
+  }
+  return { samples: new type(unplanes(buffer, shape, type.BYTES_PER_ELEMENT)), shape };
 }
 
 /** The body of an answer without an end in sight: no time limit, for it is read as fast as it can be used. */
@@ -259,7 +278,7 @@ export async function openStream(
   try {
     response = await fetch(`${url}?${new URLSearchParams(query).toString()}`, {
       signal: abort,
-      headers: { Priority: urgency },
+      headers: { Accept: `application/vnd.gpu-render.frames;filter=${FILTER}`, Priority: urgency },
     });
   } catch {
     if (abort.aborted) throw new DOMException("no longer wanted", "AbortError");

@@ -24,6 +24,8 @@ interface RecordHeader {
   decoder?: string;
   backend?: string;
   nbytes?: number;
+  /** How the samples have to be undone; absent where they are as they are. */
+  filter?: string;
   problem?: { title?: string; detail?: string };
 }
 
@@ -56,7 +58,7 @@ export async function* streamFrames(
       }
       const buffer = await reader.take(header.nbytes ?? 0);
       const facts = { decoder: header.decoder ?? "", renderer: header.backend ?? "" };
-      const array = arrayOf(header.dtype ?? "", header.shape ?? [], buffer);
+      const array = arrayOf(header.dtype ?? "", header.shape ?? [], buffer, header.filter);
       yield { ...about, array: { ...array, ...facts, elapsedMs: performance.now() - started } };
     }
   } finally {
