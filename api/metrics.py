@@ -93,10 +93,15 @@ class Metrics:
             buckets=BUCKETS,
             registry=self._registry,
         )
+        self._children: dict[tuple[str, int], Histogram] = {}  # labels() looks for one under a lock
 
     def observe(self, route: str, status: int, seconds: float) -> None:
         """Count one answer. ``status`` 0: there was none, since the client went or the handler broke off."""
-        self._requests.labels(route, f"{status // 100}xx" if status else "none").observe(seconds)
+        key = route, status // 100
+        child = self._children.get(key)
+        if child is None:
+            child = self._children[key] = self._requests.labels(route, f"{status // 100}xx" if status else "none")
+        child.observe(seconds)
 
     def text(self, families: Iterable[Metric]) -> bytes:
         """All of it, and ``families``, in Prometheus' text format."""
