@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, cast
 
 from cachetools import Cache, LRUCache
 
@@ -51,7 +51,7 @@ class FrameCache(Generic[V]):
     """
 
     def __init__(self, budget_bytes: int) -> None:
-        self._values: _Values[V] = _Values(budget_bytes, getsizeof=lambda value: value.nbytes)
+        self._values: _Values[Kept] = _Values(budget_bytes, getsizeof=lambda value: value.nbytes)
         self._loads: dict[Hashable, _Load[V]] = {}
         self.hits = 0
         self.misses = 0
@@ -64,13 +64,34 @@ class FrameCache(Generic[V]):
     def __len__(self) -> int:
         return len(self._values)
 
+    def count(self, kind: type[Kept]) -> int:
+        """How many values are of this kind. Looks at all of them."""
+        return sum(isinstance(value, kind) for value in self._values.values())
+
     def peek(self, key: Hashable) -> V | None:
         """The value, counted as a hit, or None."""
-        value = self._values.get(key)
-        if value is None or value.is_gone:
-            return None
-        self.hits += 1
+        value = self.find(key)
+        if value is not None:
+            self.hits += 1
         return value
+
+    def find(self, key: Hashable) -> V | None:
+        """The value, which becomes the one used last, or None. Whether it was of use, ``used`` says."""
+        return cast(V | None, self.kept(key))
+
+    def keep(self, key: Hashable, value: Kept) -> None:
+        """Keep something that is made of values beside them: within the same budget, and no longer than ``clear``."""
+        if value.nbytes <= self._values.maxsize:
+            self._values[key] = value
+
+    def kept(self, key: Hashable) -> Kept | None:
+        """What ``keep`` has put there, and was not dropped since."""
+        value = self._values.get(key)
+        return None if value is None or value.is_gone else value
+
+    def used(self) -> None:
+        """Count a hit: what ``find`` gave answered a request."""
+        self.hits += 1
 
     def holds(self, key: Hashable) -> bool:
         """Whether the value is there; unlike ``peek`` that is no use of it."""

@@ -91,7 +91,8 @@ class Counts:
 
 
 class Device:
-    """A backend, the frames that are on it, and the CPU in its place. Used by one thread, the device thread.
+    """A backend, the frames that are on it, and the CPU in its place. Used by one thread, the device thread, but for
+    ``now``.
 
     ``cache_percent``: of the memory that is free now, for frames. ``settle``: called before memory is made free, to
     finish what is in flight and so holds some. ``decodes``: whether its codec is to be asked.
@@ -251,6 +252,16 @@ class Device:
                 ready = zip(flight.batch, arrays, strict=True)
                 return [Picture(pixels, r.window, flight.backend.name) for r, pixels in ready]
         return [self._by_cpu(ready.work) for ready in flight.batch]
+
+    def now(self, frame: DeviceFrame, view: View) -> Picture | None:
+        """The picture where the CPU renders anyway, to which a batch is worth nothing: on whichever thread asks. None
+        where there is a device, where only the device thread knows enough, and where that has to say what is wrong."""
+        if self.has_memory or not isinstance(frame.samples, np.ndarray):
+            return None
+        if needs_extent(frame.presentation, view, frame.layout):
+            return None
+        picture = self._by_cpu(Work(frame, view))
+        return picture if isinstance(picture, Picture) else None
 
     def _by_cpu(self, work: Work) -> Picture | Exception:
         """One picture by the CPU, from the host's copy."""

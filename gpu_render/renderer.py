@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
@@ -18,9 +18,19 @@ from gpu_render.cache import FrameCache
 from gpu_render.decode import DECODERS, decode
 from gpu_render.decode.device import DevicePlan, plan
 from gpu_render.decode.proof import ProofTable
-from gpu_render.device import Device, Gone
+from gpu_render.device import Device, Gone, Picture
 from gpu_render.errors import CorruptPixelData, RenderError, TooLarge
-from gpu_render.frame import DecodedFrame, DeviceFrame, EncodedFrame, PixelLayout, RenderedFrame, Samples
+from gpu_render.frame import (
+    DecodedFrame,
+    DeviceFrame,
+    EncodedFrame,
+    LookupTable,
+    PixelLayout,
+    RenderedFrame,
+    Samples,
+    Window,
+)
+from gpu_render.kept import KeptPicture, Recently
 from gpu_render.priority import Priority, PriorityExecutor
 from gpu_render.reference import FrameRef
 from gpu_render.render_queue import RenderQueue
@@ -33,6 +43,8 @@ from kernels.packing import Packed
 
 #: Time [s] that somebody waits for the end of a prefetch that decodes his frame already; then he has it decoded anew.
 BEHIND_S = 0.1
+#: Most samples of a frame that is rendered in between, on the event loop: some 0.15 ms.
+QUICK_SAMPLES = 1 << 18
 
 T = TypeVar("T")
 Timings = dict[str, float]
@@ -44,6 +56,16 @@ class _Planned:
 
     encoded: EncodedFrame
     plan: DevicePlan
+
+
+@dataclass(slots=True)
+class _Asked:
+    """What the first who asks for a load wants of it: the picture ``made`` of the frame by the thread that decodes,
+    where that can be, and the time [ms] of each step."""
+
+    view: View | None = None
+    made: tuple[DeviceFrame, Picture] | None = None
+    timings: Timings = field(default_factory=dict)
 
 
 class Renderer:
@@ -77,6 +99,7 @@ class Renderer:
         self.turns = Turns(settings.workers, settings.queue_capacity)
         self.queue = RenderQueue(self.device, settings.queue_capacity, settings.max_batch)
         self._generation = archive.generation
+        self._pictures = Recently()
         self._loading: dict[FrameRef, Future[Any]] = {}
         self._urgency: dict[FrameRef, Priority] = {}
         self._behind: set[FrameRef] = set()  # which processes of the background decode now
@@ -104,7 +127,7 @@ class Renderer:
             "loads_waiting": len(self._loaders),
             "prefetches_waiting": len(self.turns),
             "host_cache_bytes": self.cache.nbytes,
-            "host_cache_frames": len(self.cache),
+            "host_cache_frames": self.cache.count(DeviceFrame),
             "host_cache_hits_total": self.cache.hits,
             "host_cache_misses_total": self.cache.misses,
             "device_cache_bytes": residency.nbytes,
@@ -125,28 +148,75 @@ class Renderer:
 
     async def render(self, ref: FrameRef, view: View, priority: Priority = Priority.INTERACTIVE) -> RenderedFrame:
         """The frame as ``view`` asks for it. Raises any RenderError. Cancel the caller to drop the work."""
+        if priority is not Priority.PREFETCH and (ready := self.at_hand(ref, view)) is not None:
+            return ready
         async with self._turn(priority):
             return await self._rendered(ref, view, priority)
+
+    def at_hand(self, ref: FrameRef, view: View) -> RenderedFrame | None:
+        """The same where that needs no task, thread or queue: for a frame that is held and whose samples are the
+        answer, for a picture that is kept, or one that the CPU renders in little more time than a thread takes to
+        begin. None where ``render`` has something to do."""
+        frame = self.held(ref)
+        if frame is not None and isinstance(frame.samples, np.ndarray) and _wants_stored_as_is(view, frame.layout):
+            return self._answered(
+                RenderedFrame(frame.samples, view.stage, None, frame.decoder, "none", {}, frame.version)
+            )
+        kept = self.cache.kept((ref, view))
+        if isinstance(kept, KeptPicture):
+            return self._answered(
+                RenderedFrame(kept.pixels, view.stage, kept.window, kept.decoder, kept.backend, {}, kept.version)
+            )
+        if frame is None or not _is_quick(frame, view):
+            return None
+        begun = time.perf_counter()
+        picture = self.device.now(frame, view)
+        if picture is None:
+            return None
+        render_ms = (time.perf_counter() - begun) * 1e3
+        timings = {"queue": 0.0, "upload": 0.0, "render": render_ms, "download": 0.0}
+        return self._answered(self._made(frame, view, picture, timings))
+
+    def _answered(self, answer: RenderedFrame) -> RenderedFrame:
+        self.cache.used()
+        self.turns.noted()
+        return answer
+
+    def _made(self, frame: DeviceFrame, view: View, picture: Picture, timings: Timings) -> RenderedFrame:
+        """A picture as an answer. It is kept where it was asked for before, and no file has changed since."""
+        pixels = picture.pixels
+        current = frame.generation == self._generation == self.archive.generation
+        if current and self._pictures.seen((frame.key, view)) and not _shows(pixels, frame):
+            pixels = pixels if pixels.flags.owndata else pixels.copy()  # of a batch, which would be kept as a whole
+            pixels.setflags(write=False)
+            kept = KeptPicture(pixels, picture.window, frame.decoder, picture.backend, frame.version)
+            self.cache.keep((frame.ref, view), kept)
+        return RenderedFrame(pixels, view.stage, picture.window, frame.decoder, picture.backend, timings, frame.version)
+
+    def held(self, ref: FrameRef) -> DeviceFrame | None:
+        """The decoded frame, where the cache holds it and no file has changed. Not counted as a hit."""
+        self._forget_changed_files()
+        return self.cache.find(ref)
 
     def _turn(self, priority: Priority) -> contextlib.AbstractAsyncContextManager[None]:
         return self.turns.prefetch() if priority is Priority.PREFETCH else self.turns.urgent()
 
     async def _rendered(self, ref: FrameRef, view: View, priority: Priority) -> RenderedFrame:
         self._forget_changed_files()
-        timings: Timings = {}
+        asked = _Asked(view)
         for by_cpu in (False, True):
             frame = self.cache.peek(ref)
             if frame is None:
-                frame = await self._held(ref, priority, timings, by_cpu)
+                frame = await self._held(ref, priority, asked, by_cpu)
             try:
-                return await self._render(frame, view, priority, timings)
+                return await self._render(frame, view, priority, asked)
             except Gone:  # the device lost its copy, and the host has none
                 self.cache.drop(ref)
         # Somebody else's load may have been of the device again: this one is nobody else's, and stays on the host.
         self._hurry(ref, priority)
-        frame = await self._load(ref, timings, by_cpu=True)
+        frame = await self._load(ref, asked, by_cpu=True)
         try:
-            return await self._render(frame, view, priority, timings)
+            return await self._render(frame, view, priority, asked)
         finally:
             frame.left()
 
@@ -159,24 +229,24 @@ class Renderer:
 
     async def _decoded(self, ref: FrameRef, priority: Priority) -> DecodedFrame:
         self._forget_changed_files()
-        timings: Timings = {}
-        frame = self.cache.peek(ref) or await self._held(ref, priority, timings, by_cpu=True)
+        asked = _Asked()
+        frame = self.cache.peek(ref) or await self._held(ref, priority, asked, by_cpu=True)
         samples = frame.host_samples()
         if samples is None:
             self._hurry(ref, priority)
-            frame = await self._load(ref, timings, by_cpu=True)
+            frame = await self._load(ref, asked, by_cpu=True)
             samples = frame.host_samples()
             frame.left()
         if samples is None:
             raise CorruptPixelData("the decoder gave no samples")
-        return DecodedFrame(samples, frame.layout, frame.decoder, timings, frame.version)
+        return DecodedFrame(samples, frame.layout, frame.decoder, asked.timings, frame.version)
 
     async def load_ahead(self, ref: FrameRef) -> None:
         """Decode a frame into the cache when nobody waits for anything. Raises any RenderError; cancel to drop it."""
         async with self.turns.prefetch(Line.LOOK_AHEAD):
             self._forget_changed_files()
             if not self.cache.holds(ref):
-                await self._held(ref, Priority.PREFETCH, {}, by_cpu=False)
+                await self._held(ref, Priority.PREFETCH, _Asked(), by_cpu=False)
 
     async def encoded(self, ref: FrameRef, priority: Priority = Priority.INTERACTIVE) -> EncodedFrame:
         """The frame as it is stored, read when its turn among the loads comes. Raises what ``Archive.fetch`` raises,
@@ -214,10 +284,10 @@ class Renderer:
         samples.setflags(write=False)
         return RenderedFrame(samples, view.stage, None, decoded.decoder, "none", {}, encoded.version)
 
-    async def _held(self, ref: FrameRef, priority: Priority, timings: Timings, by_cpu: bool) -> DeviceFrame:
+    async def _held(self, ref: FrameRef, priority: Priority, asked: _Asked, by_cpu: bool) -> DeviceFrame:
         """From the cache, which loads it where it has to, or lets this request share a load."""
         self._hurry(ref, priority)
-        load = partial(self._load, ref, timings, by_cpu)
+        load = partial(self._load, ref, asked, by_cpu)
         try:
             if priority < Priority.PREFETCH and ref in self._behind:
                 with contextlib.suppress(TimeoutError):
@@ -242,20 +312,20 @@ class Renderer:
             self._loaders.promote(loading, priority)
             self.queue.promote(loading, priority)
 
-    async def _load(self, ref: FrameRef, timings: Timings, by_cpu: bool) -> DeviceFrame:
-        """Read and decode; ``timings`` is the first caller's. ``by_cpu``: not by the device, and to the host."""
+    async def _load(self, ref: FrameRef, asked: _Asked, by_cpu: bool) -> DeviceFrame:
+        """Read and decode; ``asked`` is the first caller's. ``by_cpu``: not by the device, and to the host."""
         try:
-            return await self._steps(ref, timings, by_cpu)
+            return await self._steps(ref, asked, by_cpu)
         finally:
             self._urgency.pop(ref, None)
 
-    async def _steps(self, ref: FrameRef, timings: Timings, by_cpu: bool) -> DeviceFrame:
+    async def _steps(self, ref: FrameRef, asked: _Asked, by_cpu: bool) -> DeviceFrame:
         resident = None if by_cpu else self.device.residency.find((self._generation, ref))
         if resident is not None:
             return resident
-        generation = self._generation
+        generation, timings = self._generation, asked.timings
         submitted = time.perf_counter()
-        work = partial(self._read, ref, generation, by_cpu)
+        work = partial(self._read, ref, generation, by_cpu, asked)
         loaded, begun, steps = await self._awaited(ref, self._loaders.submit(work, self._urgency_of(ref)))
         timings["queue"] = (begun - submitted) * 1e3
         timings.update(steps)
@@ -281,8 +351,11 @@ class Renderer:
             if self._loading.get(ref) is future:
                 del self._loading[ref]
 
-    def _read(self, ref: FrameRef, generation: int, by_cpu: bool) -> tuple[DeviceFrame | _Planned, float, Timings]:
-        """On a loading thread: read, and decode what the device may not. With the time it began, and steps [ms]."""
+    def _read(
+        self, ref: FrameRef, generation: int, by_cpu: bool, asked: _Asked
+    ) -> tuple[DeviceFrame | _Planned, float, Timings]:
+        """On a loading thread: read, decode what the device may not, and render what is ``asked`` for where that needs
+        no device. With the time it began, and steps [ms]."""
         begun = time.perf_counter()
         encoded = self._decoded_from.fetch(ref)
         nbytes = _decoded_bytes(encoded.layout)
@@ -293,6 +366,13 @@ class Renderer:
         if planned is not None:
             return _Planned(encoded, planned), begun, steps
         frame, steps["decode"] = self._decode(encoded, generation)
+        if asked.view is not None and not _wants_stored_as_is(asked.view, frame.layout):
+            rendering = time.perf_counter()
+            picture = self.device.now(frame, asked.view)
+            if picture is not None:
+                asked.made = frame, picture
+                render_ms = (time.perf_counter() - rendering) * 1e3
+                steps |= {"upload": 0.0, "render": render_ms, "download": 0.0}
         return frame, begun, steps
 
     def _plan(self, encoded: EncodedFrame, nbytes: int) -> DevicePlan | None:
@@ -335,19 +415,18 @@ class Renderer:
         timings["decode"] = done.decode_ms
         return frame if done.on_device else None
 
-    async def _render(self, frame: DeviceFrame, view: View, priority: Priority, timings: Timings) -> RenderedFrame:
-        samples = frame.samples
+    async def _render(self, frame: DeviceFrame, view: View, priority: Priority, asked: _Asked) -> RenderedFrame:
+        samples, timings = frame.samples, asked.timings
         if isinstance(samples, np.ndarray) and _wants_stored_as_is(view, frame.layout):
             return RenderedFrame(samples, view.stage, None, frame.decoder, "none", timings, frame.version)
+        if asked.made is not None and asked.made[0] is frame:
+            return self._made(frame, view, asked.made[1], timings)
         done = await asyncio.wrap_future(self.queue.render(frame, view, priority))
         timings["queue"] = timings.get("queue", 0.0) + done.queue_ms
         timings["upload"] = done.upload_ms
         timings["render"] = done.render_ms
         timings["download"] = done.download_ms
-        picture = done.picture
-        return RenderedFrame(
-            picture.pixels, view.stage, picture.window, frame.decoder, picture.backend, timings, frame.version
-        )
+        return self._made(frame, view, done.picture, timings)
 
 
 def for_people(workers: int) -> int:
@@ -370,3 +449,21 @@ def _wants_stored_as_is(view: View, layout: PixelLayout) -> bool:
     if view.stage is not Stage.STORED or view.region is not None or view.viewport is not None:
         return False
     return layout.is_float or layout.bits_stored == layout.bits_allocated
+
+
+def _is_quick(frame: DeviceFrame, view: View) -> bool:
+    """Whether the CPU renders this in less time than it takes to hand it to a thread and back: a window on not too many
+    pixels of grey, in their own size, without a table."""
+    layout, presentation = frame.layout, frame.presentation
+    if view.stage is not Stage.DISPLAY or view.viewport is not None or math.prod(layout.shape) > QUICK_SAMPLES:
+        return False
+    if layout.samples_per_pixel != 1 or layout.dtype.itemsize > 2:
+        return False
+    voi = view.window or next(iter(presentation.voi[view.voi_index or 0 :]), None)
+    tables = (presentation.modality, presentation.presentation_lut, presentation.palette)
+    return isinstance(voi, Window) and not any(isinstance(table, LookupTable) for table in tables)
+
+
+def _shows(pixels: Samples, frame: DeviceFrame) -> bool:
+    """Whether pixels are the frame's own memory: then nothing is gained by keeping them."""
+    return isinstance(frame.samples, np.ndarray) and np.may_share_memory(pixels, frame.samples)

@@ -59,6 +59,10 @@ class Turns:
                 if self._timer is None and any(self._lines.values()):
                     self._admit()
 
+    def noted(self) -> None:
+        """Somebody asked for something that was there: as if an urgent block had ended now."""
+        self._urgent_until_s = asyncio.get_running_loop().time()
+
     @contextlib.asynccontextmanager
     async def prefetch(self, line: Line = Line.ASKED_FOR) -> AsyncIterator[None]:
         """Wait for a turn and hold it for this block. Raises Overloaded at once where the line is full."""

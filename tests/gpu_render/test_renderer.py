@@ -5,7 +5,7 @@ import contextlib
 import gc
 import random
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -15,15 +15,16 @@ import pytest
 from gpu_render import prove
 from gpu_render.decode.device import DevicePlan
 from gpu_render.decode.proof import ProofTable
-from gpu_render.errors import CorruptPixelData, NotFound, TooLarge
+from gpu_render.errors import BadRequest, CorruptPixelData, NotFound, TooLarge
 from gpu_render.frame import EncodedFrame, PixelLayout, Presentation, RenderedFrame, Window
+from gpu_render.kept import KeptPicture
 from gpu_render.priority import Priority
 from gpu_render.reference import FrameRef
 from gpu_render.renderer import Renderer
 from gpu_render.settings import Settings
 from gpu_render.view import Region, Stage, View
 from gpu_render.workers import WorkerPool
-from kernels import Codestream
+from kernels import Codestream, RenderJob
 from kernels.cpu import CpuBackend
 from tests.devices import TestDevice, lost, out_of_memory, refused
 
@@ -43,6 +44,7 @@ class GatedArchive:
         self.generation = 0
         self.layout = LAYOUT
         self.error: Exception | None = None
+        self.added = 0
 
     def fetch(self, ref: FrameRef) -> EncodedFrame:
         self.fetched.append(ref.frame_number)
@@ -50,7 +52,7 @@ class GatedArchive:
         assert self.gate.wait(WAIT_S)
         if self.error is not None:
             raise self.error
-        data = (np.arange(6, dtype="<u2") + ref.frame_number).tobytes()
+        data = (np.arange(6, dtype="<u2") + ref.frame_number + self.added).tobytes()
         return EncodedFrame(ref, "1.2.840.10008.1.2.1", self.layout, Presentation(voi=(Window(3, 6),)), data, "v1")
 
 
@@ -225,6 +227,137 @@ async def test_an_answer_cannot_change_the_cached_frame(renderer: Renderer, arch
         answer.pixels[0, 0] = 9
 
 
+# -- pictures that need no thread, or not even rendering ----------------------------------------------------------
+
+
+class Counted(CpuBackend):
+    """Counts the pictures that it renders, by thread."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.threads: list[str] = []
+
+    def launch(self, jobs: Sequence[RenderJob]) -> object:
+        self.threads += [threading.current_thread().name] * len(jobs)
+        return super().launch(jobs)
+
+
+@pytest.fixture
+async def counted(archive: GatedArchive) -> AsyncIterator[Renderer]:
+    archive.gate.set()
+    with WorkerPool(1) as pool:
+        renderer = Renderer(archive, Counted(), pool, Settings(workers=1))
+        yield renderer
+        await asyncio.to_thread(renderer.close)
+
+
+def rendered_by(renderer: Renderer) -> list[str]:
+    return cast(Counted, renderer.backend).threads
+
+
+async def test_a_first_picture_is_rendered_by_the_thread_that_decodes(counted: Renderer) -> None:
+    for number, view in enumerate((View(), View(window=Window(2, 4)), View(viewport=(4, 4)), View(Stage.MODALITY)), 1):
+        expected = await counted.render(frame(99), view)
+        answer = await counted.render(frame(number), view)
+        assert answer.pixels.shape == expected.pixels.shape
+        assert answer.window == expected.window
+        assert {"queue", "read", "decode", "upload", "render", "download"} == set(answer.timings)
+    assert {name[:4] for name in rendered_by(counted)[1::2][:2]} == {"load"}
+
+
+async def test_another_window_of_a_frame_that_is_held_needs_no_thread(counted: Renderer) -> None:
+    await counted.decoded(frame(1))
+    assert counted.at_hand(frame(2), View()) is None
+    for width in range(2, 20):
+        answer = counted.at_hand(frame(1), View(window=Window(3, width)))
+        assert answer is not None
+        assert answer.window == Window(3, width)
+        assert set(answer.timings) == {"queue", "upload", "render", "download"}
+    assert set(rendered_by(counted)) == {threading.current_thread().name}
+
+
+async def test_what_takes_longer_is_left_to_threads(counted: Renderer, monkeypatch: pytest.MonkeyPatch) -> None:
+    await counted.decoded(frame(1))
+    for view in (View(viewport=(4, 4)), View(stage=Stage.MODALITY)):
+        assert counted.at_hand(frame(1), view) is None
+    monkeypatch.setattr("gpu_render.renderer.QUICK_SAMPLES", 5)
+    assert counted.at_hand(frame(1), View()) is None
+    assert (await counted.render(frame(1), View())).window == Window(3, 6)
+    assert rendered_by(counted) == ["device"]
+
+
+async def test_what_is_wrong_with_a_request_is_said_by_render(counted: Renderer) -> None:
+    await counted.decoded(frame(1))
+    for view in (View(region=Region(0, 0, 9, 9)), View(voi_index=7)):
+        assert counted.at_hand(frame(1), view) is None
+        with pytest.raises(BadRequest):
+            await counted.render(frame(1), view)
+        with pytest.raises(BadRequest):
+            await counted.render(frame(2), view)
+        counted.cache.clear()
+
+
+@pytest.mark.parametrize("view", [View(), View(viewport=(5, 5)), View(stage=Stage.MODALITY)])
+async def test_a_picture_is_rendered_twice_at_most(counted: Renderer, view: View) -> None:
+    answers = [await counted.render(frame(1), view) for _ in range(6)]
+    assert len(rendered_by(counted)) == 2
+    assert {(a.pixels.tobytes(), a.window, a.version, a.backend, a.decoder) for a in answers} == {
+        (answers[0].pixels.tobytes(), answers[0].window, "v1", "cpu", "native")
+    }
+    with pytest.raises(ValueError, match="read-only"):
+        answers[5].pixels[0, 0] = 9
+    assert await counted.render(frame(1), replace(view, viewport=(3, 3)))
+    assert len(rendered_by(counted)) == 3
+    assert counted.figures()["host_cache_frames"] == 1
+
+
+async def test_a_window_drag_keeps_no_pictures(counted: Renderer) -> None:
+    for width in range(2, 52):
+        await counted.render(frame(1), View(window=Window(3, width)))
+    assert len(counted.cache) == 1
+    assert len(rendered_by(counted)) == 50
+
+
+async def test_a_kept_picture_outlives_its_frame_but_not_its_file(counted: Renderer, archive: GatedArchive) -> None:
+    for _ in range(3):
+        await counted.render(frame(1), View())
+    counted.cache.drop(frame(1))
+    assert (await counted.render(frame(1), View())).version == "v1"
+    assert archive.fetched == [1]
+    archive.generation += 1
+    archive.added = 100
+    answer = await counted.render(frame(1), View())
+    assert archive.fetched == [1, 1]
+    assert answer.pixels.min() == 255  # and not 42, as before
+    assert len(rendered_by(counted)) == 3
+
+
+@pytest.mark.parametrize("view", [View(), View(viewport=(5, 5))])
+async def test_a_picture_of_a_file_that_changed_meanwhile_is_not_kept(
+    counted: Renderer, archive: GatedArchive, view: View
+) -> None:
+    await counted.render(frame(1), view)
+    archive.gate.clear()
+    counted.cache.drop(frame(1))
+    late = asyncio.ensure_future(counted.render(frame(1), view))
+    await entered(archive, 2)
+    archive.generation += 1
+    archive.gate.set()
+    await late
+    archive.added = 100
+    assert (await counted.render(frame(1), view)).pixels.min() == 255
+
+
+async def test_nothing_is_kept_without_a_budget(archive: GatedArchive) -> None:
+    archive.gate.set()
+    with WorkerPool(1) as pool:
+        renderer = Renderer(archive, Counted(), pool, Settings(workers=1, cache_bytes=0))
+        for _ in range(4):
+            await renderer.render(frame(1), View())
+        assert (len(renderer.cache), len(rendered_by(renderer))) == (0, 4)
+        await asyncio.to_thread(renderer.close)
+
+
 # -- with a device ------------------------------------------------------------------------------------------------
 
 
@@ -251,6 +384,17 @@ async def test_a_window_drag_over_a_resident_frame_uploads_nothing(archive: Gate
         figures = renderer.figures()
     assert (figures["uploads_total"], figures["launches_total"], figures["downloads_total"]) == (1, 50, 50)
     assert (backend.uploads, archive.fetched) == (1, [1])
+
+
+async def test_a_kept_picture_of_a_device_is_no_part_of_its_batch(archive: GatedArchive) -> None:
+    backend = TestDevice()
+    async with over(archive, backend) as renderer:
+        answers = [await renderer.render(frame(1), View()) for _ in range(5)]
+        assert renderer.figures()["launches_total"] == 2
+        kept = renderer.cache.kept((frame(1), View()))
+        assert isinstance(kept, KeptPicture)
+        assert kept.pixels.flags.owndata
+        assert all(answer.pixels.tolist() == answers[0].pixels.tolist() for answer in answers)
 
 
 async def test_a_frame_that_the_host_let_go_of_is_still_on_the_device(archive: GatedArchive) -> None:
