@@ -6,12 +6,13 @@ It does one call at a time, keeps the limits the call came with, and ends when t
 import importlib
 import json
 import mmap
+import os
 import resource
 import signal
 import socket
 import sys
 from collections.abc import Callable
-from pathlib import Path
+from functools import cache
 from typing import Any
 
 from gpu_render.errors import CorruptPixelData, DecoderTimeout, TooLarge
@@ -90,15 +91,26 @@ def _error(error: Exception) -> Message:
 
 def _limit_memory(extra: int) -> None:
     """Allow ``extra`` bytes of address space beyond what is mapped now."""
-    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
-    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    mapped = int(os.pread(_statm(), 256, 0).split()[0]) * mmap.PAGESIZE
+    hard = _most_memory()
     soft = mapped + extra if hard == resource.RLIM_INFINITY else min(mapped + extra, hard)
     resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def _unlimit_memory() -> None:
-    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+    resource.setrlimit(resource.RLIMIT_AS, (_most_memory(), _most_memory()))
+
+
+@cache
+def _statm() -> int:
+    """Descriptor of what tells how much memory is mapped; open for life."""
+    return os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+
+
+@cache
+def _most_memory() -> int:
+    """The limit that this process was started with [byte]."""
+    return resource.getrlimit(resource.RLIMIT_AS)[1]
 
 
 def _harden() -> None:

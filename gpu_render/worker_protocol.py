@@ -37,6 +37,7 @@ ERRORS: dict[str, type[RenderError]] = {
 
 _HEADER = struct.Struct("<4sI")
 _MAGIC = b"GRW1"
+_PART_BYTES = 1 << 18
 
 Message = dict[str, Any]
 
@@ -58,11 +59,19 @@ def receive_message(sock: socket.socket, deadline: float | None = None) -> Messa
 
     Raises BrokenMessage at the end of the stream or on bytes that are not a message, TimeoutError at the deadline.
     """
-    magic, length = _HEADER.unpack(_receive_exactly(sock, _HEADER.size, deadline))
+    received = _receive(sock, b"", deadline)
+    while len(received) < _HEADER.size:
+        received = _receive(sock, received, deadline)
+    magic, length = _HEADER.unpack_from(received)
     if magic != _MAGIC or length > MAX_MESSAGE_BYTES:
         raise BrokenMessage("bad header")
+    end = _HEADER.size + length
+    while len(received) < end:
+        received = _receive(sock, received, deadline)
+    if len(received) > end:  # nobody says anything before he is asked
+        raise BrokenMessage("more than a message")
     try:
-        message = json.loads(_receive_exactly(sock, length, deadline))
+        message = json.loads(received[_HEADER.size :])
     except (ValueError, RecursionError):
         raise BrokenMessage("bad body") from None
     if not isinstance(message, dict):
@@ -70,14 +79,11 @@ def receive_message(sock: socket.socket, deadline: float | None = None) -> Messa
     return message
 
 
-def _receive_exactly(sock: socket.socket, length: int, deadline: float | None) -> bytes:
-    parts = []
-    while length:
-        if deadline is not None:
-            sock.settimeout(max(1e-6, deadline - time.monotonic()))
-        part = sock.recv(min(length, 1 << 20))
-        if not part:
-            raise BrokenMessage("closed")
-        parts.append(part)
-        length -= len(part)
-    return b"".join(parts)
+def _receive(sock: socket.socket, before: bytes, deadline: float | None) -> bytes:
+    """What comes next behind ``before``."""
+    if deadline is not None:
+        sock.settimeout(max(1e-6, deadline - time.monotonic()))
+    part = sock.recv(_PART_BYTES)
+    if not part:
+        raise BrokenMessage("closed")
+    return before + part

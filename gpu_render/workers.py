@@ -14,7 +14,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -29,6 +28,7 @@ OPERATIONS: Mapping[str, str] = {
     "encode": "gpu_render.encode:encode_payload",
     "phantom": "gpu_render.phantom_frames:encode_payload",
     "parse": "gpu_render.archive.parse:parse_file",
+    "parse_files": "gpu_render.archive.parse:parse_files",
     "metadata": "gpu_render.archive.instance:metadata_of_file",
     "bulkdata": "gpu_render.archive.instance:bulkdata_of_file",
     "rewrite": "gpu_render.archive.rewrite:rewrite_file",
@@ -247,6 +247,7 @@ class _Worker:
         self._shared: mmap.mmap | None = None
         self._loaded: set[str] = set()
         self._calls = 0
+        self._signalled = signal.SIGCONT  # as it begins
         try:
             self._sock, theirs = socket.socketpair()
         except OSError:
@@ -255,6 +256,7 @@ class _Worker:
         try:
             self._process = _start(theirs.fileno(), self._memory_fd, operations)
             _step_back(self._process.pid, background)
+            self._statm_fd = os.open(f"/proc/{self._process.pid}/statm", os.O_RDONLY | os.O_CLOEXEC)
         except BaseException:
             self._sock.close()
             os.close(self._memory_fd)
@@ -270,7 +272,7 @@ class _Worker:
         """Whether it has done its share, or holds more memory of its own than allowed."""
         if self._calls >= max_calls:
             return True
-        resident, shared = Path(f"/proc/{self._process.pid}/statm").read_text().split()[1:3]
+        resident, shared = os.pread(self._statm_fd, 256, 0).split()[1:3]
         return (int(resident) - int(shared)) * mmap.PAGESIZE > max_rss_bytes
 
     def load(self, operation: str, timeout_s: float) -> None:
@@ -313,8 +315,10 @@ class _Worker:
         return answer, result
 
     def signal(self, number: signal.Signals) -> None:
-        """Let the process stand still or go on; nothing where it has ended."""
-        self._process.send_signal(number)
+        """Let the process stand still or go on, unless it does; nothing where it has ended."""
+        if number is not self._signalled:
+            self._process.send_signal(number)
+            self._signalled = number
 
     def kill(self) -> None:
         """End the process now; its thread notices the closed socket."""
@@ -330,6 +334,7 @@ class _Worker:
             self._shared = None
         if self._memory_fd >= 0:
             os.close(self._memory_fd)
+            os.close(self._statm_fd)
             self._memory_fd = -1
 
     def _reserve(self, size: int) -> mmap.mmap:

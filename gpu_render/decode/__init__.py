@@ -3,6 +3,7 @@
 import importlib
 import time
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from importlib.metadata import version
 
 import numpy as np
@@ -123,7 +124,7 @@ def _decode_in_worker(
     size = int(np.prod(layout.shape, dtype=object)) * layout.dtype.itemsize
     meta = {
         "codec": decoder.codec,
-        "layout": asdict(layout),
+        "layout": _fields(layout),
         "threads": max(1, cores // (pool.busy + 1)),
         "may_be_lossy": decoder.may_be_lossy,
         "packed": packed,
@@ -144,6 +145,12 @@ def _decode_in_worker(
     if packing is not None:
         return Packed(flat, Packing.BYTE_PLANES, layout.shape, layout.dtype), decoded
     return flat.view(layout.dtype).reshape(layout.shape), decoded
+
+
+@lru_cache(maxsize=256)
+def _fields(layout: PixelLayout) -> dict[str, int | str | bool]:
+    """A layout for JSON."""
+    return asdict(layout)
 
 
 def time_limit_s(size: int) -> float:
