@@ -77,10 +77,12 @@ async def frame_response(request: Request, service: Service, ref: FrameRef, view
         if (same := held(request, known, tag, media_type)) is not None:
             return Response(status_code=304, headers=caching(same, VARY_CODED))
     priority = priority_of(request)
-    try:
-        frame = await while_connected(request, service.renderer.render(ref, view, priority))
-    except ClientGone:
-        return Response(status_code=499)
+    frame = service.renderer.at_hand(ref, view)
+    if frame is None:
+        try:
+            frame = await while_connected(request, service.renderer.render(ref, view, priority))
+        except ClientGone:
+            return Response(status_code=499)
     if priority is Priority.INTERACTIVE:
         service.lookahead.saw(ref, frame.decoder)
     tag = etag(ref, view, media_type, frame.version)

@@ -2,28 +2,38 @@
 
 A large body goes to the server in pieces, the next when the reader has taken the one before; so the server's buffers
 stay small. The body itself stays in memory until the last piece is gone: what all readers hold back in this way has a
-budget, and where it is exceeded, the one that has taken nothing for longest is cut off.
+budget, and where it is exceeded, the one that has taken nothing for longest is cut off. Whether one takes something is
+looked up now and then, and not told with every packet: most have taken all before anybody looks.
 """
 
 import asyncio
 import logging
 import resource
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from api.lines import LINE, Line, Networks, line_of
 
+if TYPE_CHECKING:
+    from uvicorn._types import ASGI3Application, ASGISendEvent
+
 log = logging.getLogger("gpu_render")
 
-PIECE_BYTES = 256 * 1024
-"""Most that is handed to the server at a time. Smaller bodies go as they are."""
+PIECE_BYTES = 1 << 20
+"""Most that is handed to the server at a time, without a copy: each piece costs a wait, and most frames are one."""
+SMALL_BYTES = 64 * 1024
+"""Bodies up to this size go as they are."""
+LOOK_S = 1.0
+"""Time between looks at those who have not taken all yet."""
 GRACE_S = 1.0
 """A reader that took something so recently is not cut off for others' sake."""
 ABORT = "gpu_render.abort"
 """In the scope of a request that ``Connection`` has read: closes its connection at once, whatever waits there."""
+LEFT = "gpu_render.left"
+"""In the same scope: how much of what was handed over has not gone to the system yet [byte]."""
 
 
 @dataclass(slots=True, eq=False)
@@ -33,8 +43,15 @@ class Reader:
     scope: Scope
     nbytes: int = 0
     since_s: float = 0.0
+    left: int = 0
     task: "asyncio.Task[Any] | None" = None
     was_cut: bool = False
+
+    def look(self) -> bool:
+        """Whether some of what the server has was taken since the last look."""
+        left = self.scope.get(LEFT)
+        before, self.left = self.left, left() if left is not None else 0
+        return self.left < before
 
     def cut(self) -> None:
         """Give up on it: close the connection, or, where the server lets nobody do that, stop sending."""
@@ -84,6 +101,12 @@ class Readers:
         if self._waiting.pop(reader, self) is None:
             self.nbytes -= reader.nbytes
 
+    def _look_at_all(self) -> None:
+        for reader in list(self._waiting):
+            if reader.look():
+                self.took(reader)
+        self._look()
+
     def _look(self) -> None:
         """Cut off who has to go; look again when the next one may have to."""
         if self._timer is not None:
@@ -95,8 +118,11 @@ class Readers:
             allowed_s = self._limit_s if self.nbytes <= self._budget_bytes else min(GRACE_S, self._limit_s)
             left_s = reader.since_s + allowed_s - loop.time()
             if left_s > 0:
-                self._timer = loop.call_later(left_s, self._look)
+                self._timer = loop.call_later(min(left_s, LOOK_S, self._limit_s / 10), self._look_at_all)
                 return
+            if reader.look():
+                self.took(reader)
+                continue
             self.end(reader)
             self.cut_off += 1
             log.warning("an answer of which nothing was read for %.0f s was broken off", allowed_s - left_s)
@@ -118,7 +144,7 @@ class Paced:
 
         async def send_paced(message: Message) -> None:
             nbytes = len(message.get("body", b"")) if message["type"] == "http.response.body" else 0
-            if nbytes <= PIECE_BYTES // 4:
+            if nbytes <= SMALL_BYTES:
                 await self._send(reader, message, nbytes, send)
             else:
                 await self._send_pieces(reader, message, nbytes, send)
@@ -146,6 +172,7 @@ class Paced:
             for at in range(0, nbytes, PIECE_BYTES):
                 piece = body[at : at + PIECE_BYTES]
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
+                reader.look()
                 self._readers.took(reader)
             if not message.get("more_body", False):
                 await send({"type": "http.response.body", "body": b""})
@@ -160,6 +187,26 @@ def allow_connections() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+class Answering(RequestResponseCycle):
+    """uvicorn's answer to one request, of which large chunks are not copied to stand between their length and their
+    end: the transport writes all three from where they are."""
+
+    async def send(self, message: "ASGISendEvent") -> None:
+        """As the base class does."""
+        body = cast(bytes, message.get("body", b""))
+        copied = not self.chunked_encoding or self.response_complete or self.scope["method"] == "HEAD"
+        if copied or len(body) <= SMALL_BYTES:
+            await super().send(message)
+            return
+        if self.flow.write_paused and not self.disconnected:
+            await self.flow.drain()
+        if self.disconnected:
+            return
+        self.transport.writelines([b"%x\r\n" % len(body), body, b"\r\n"])
+        if not message.get("more_body", False):
+            await super().send({"type": "http.response.body", "body": b""})
+
+
 class Connection(HttpToolsProtocol):
     """uvicorn's connection, closed when it stands still for ``limit_s``: silent from the start, in the middle of a
     request, or with an answer's end that is not taken."""
@@ -167,6 +214,7 @@ class Connection(HttpToolsProtocol):
     limit_s = 60.0
     fast: Networks | None = None
     _line: Line | None = None
+    _in_request = False
     _silence: asyncio.TimerHandle | None = None
     _left = 0
     _given_s = 0.0
@@ -187,21 +235,28 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._silence is None and (self.cycle is None or self.cycle.response_complete):
-            self._expect_request()  # the first bytes of the next one
         super().data_received(data)
+        if self._silence is None and (self._in_request or self.cycle is None or self.cycle.response_complete):
+            self._expect_request()  # the rest of it
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: "ASGI3Application") -> None:
+        cycle.__class__ = Answering  # uvicorn has no other place for it
+        super()._start_asgi_task(cycle, app)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        cast(Scope, self.scope)[ABORT] = self.transport.abort
+        self._in_request = True
+        scope = cast(Scope, self.scope)
+        scope[ABORT], scope[LEFT] = self.transport.abort, self.transport.get_write_buffer_size
         if self._line is not None:
-            cast(Scope, self.scope)[LINE] = self._line
+            scope[LINE] = self._line
 
     def on_body(self, body: bytes) -> None:
         self._expect_request()  # more of it
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        self._in_request = False
         self._expect_nothing()
         super().on_message_complete()
 

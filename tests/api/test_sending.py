@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import socket
 import time
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from api.sending import ABORT, GRACE_S, PIECE_BYTES, Paced, Reader, Readers
+from api.sending import ABORT, GRACE_S, LEFT, PIECE_BYTES, Paced, Reader, Readers
 from tests import data
 from tests.api.served import Served, serving
 
@@ -75,6 +76,25 @@ async def test_above_it_those_that_took_nothing_for_longest_go_until_it_is_kept(
     assert (cut, readers.nbytes) == (["a", "b"], 90)
     await clock.move(10 * GRACE_S)
     assert cut == ["a", "b"]
+
+
+@pytest.mark.anyio
+async def test_whether_somebody_reads_the_server_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a piece that is taken slowly nobody is told before its end."""
+    clock, cut, readers, left = Clock(monkeypatch), Cut(), Readers(1000, limit_s=60), [90]
+    slow, stalled = cut.reader("slow"), cut.reader("stalled")
+    slow.scope[LEFT] = lambda: left[0]
+    stalled.scope[LEFT] = lambda: 90
+    for reader in (slow, stalled):
+        readers.begin(reader, 100)
+        reader.look()
+    for _ in range(4):
+        left[0] -= 1
+        await clock.move(30)
+    assert (cut, readers.nbytes) == (["stalled"], 100)
+    await clock.move(61)
+    await clock.move(61)
+    assert (cut, readers.nbytes) == (["stalled", "slow"], 0)
 
 
 @pytest.mark.anyio
@@ -207,6 +227,7 @@ def test_two_hundred_readers_that_stop_cost_bounded_memory_and_nobody_elses_answ
         for number in range(200):
             stalled.append(stack.enter_context(connect(served)))
             ask(stalled[-1], picture(number % 3 + 1))
+            time.sleep(GRACE_S / 25)  # whoever took something within that time is not cut off
             if number % 20 == 0:
                 answer = served.ask(picture(4))
                 assert (answer.status, answer.body) == (200, expected)
@@ -237,6 +258,21 @@ def test_a_stream_whose_reader_stops_is_cut_off_and_holds_nothing_any_more(serve
         time.sleep(LIMIT_S + 1)
         assert ends(connection)
     assert figure(served, "answer_bytes_waiting") == 0
+
+
+def test_chunks_that_are_not_copied_come_whole(served: Served) -> None:
+    answer = served.ask(f"{SERIES}/frames?stage=stored")
+    assert answer.headers["transfer-encoding"] == "chunked"
+    rest, found = answer.body, []
+    while rest:
+        end = 4 + int.from_bytes(rest[:4], "little")
+        about, rest = json.loads(rest[4:end]), rest[end:]
+        found.append(about["kind"])
+        if about["kind"] == "frame":
+            number = int(about["sop_instance_uid"].rpartition(".")[2])
+            samples, rest = rest[: about["nbytes"]], rest[about["nbytes"] :]
+            assert samples == (np.arange(SIDE * SIDE, dtype=np.uint16) % 4093 + number).astype("<u2").tobytes()
+    assert found == ["frame"] * 4 + ["end"]
 
 
 @pytest.mark.parametrize(
