@@ -8,7 +8,7 @@ SOURCES := pyproject.toml requirements.lock viewer/build_hook.py viewer/package-
 	viewer/index.html viewer/docs.html viewer/benchmarks.html \
 	viewer/vite.config.ts viewer/tsconfig.json $(shell find viewer/src -type f 2>/dev/null)
 
-.PHONY: help setup system test test-system clients gpu gpu-test lint format demo conformance screenshot bench mutation bench-peers bench-huge bench-series bench-load bench-index bench-metadata bench-gpu fuzz-setup fuzz lock clean
+.PHONY: help setup system test test-system clients gpu gpu-test lint format demo conformance screenshot bench mutation bench-check bench-all bench-report bench-sizes bench-concurrency bench-bandwidth bench-endurance bench-peers bench-huge bench-series bench-load bench-index bench-metadata bench-gpu fuzz-setup fuzz lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -63,6 +63,27 @@ screenshot: setup test-system clients ## take README's and OHIF's pictures anew,
 
 bench: setup ## time to a slice, per transfer syntax; takes a few minutes
 	$(BIN)/python -m benchmarks.slice
+
+bench-check: setup ## whether this is slower than the baseline of this kind of machine; about three minutes; 1: slower, 2: no baseline
+	$(BIN)/gpu-render bench --check
+
+bench-all: setup ## every benchmark that this machine can run, and one HTML file; takes more than an hour
+	$(BIN)/gpu-render bench --all --html benchmark-report.html
+
+bench-report: setup ## all results as one HTML file that loads nothing
+	$(BIN)/gpu-render bench --html benchmark-report.html
+
+bench-sizes: setup ## time to a radiograph, a mammogram and a colour frame, per transfer syntax; takes several minutes
+	$(BIN)/python -m benchmarks.sizes
+
+bench-concurrency: setup ## 1 to 256 clients at once; takes about five minutes
+	$(BIN)/python -m benchmarks.concurrency
+
+bench-bandwidth: setup ## windowing and unpacking on the CPU beside memcpy; takes a minute
+	$(BIN)/python -m benchmarks.bandwidth
+
+bench-endurance: setup ## memory over ten minutes of mixed requests
+	$(BIN)/python -m benchmarks.endurance
 
 bench-peers: setup ## one slice from this service, Orthanc, nginx and the old design; takes a quarter of an hour; ORTHANC=folder: another Debian's
 	$(BIN)/python -m benchmarks.peers $(if $(ORTHANC),--orthanc-root $(ORTHANC))

@@ -1,4 +1,4 @@
-"""The command line: ``gpu-render serve | demo | render | prove | info``."""
+"""The command line: ``gpu-render serve | demo | render | prove | bench | info``."""
 
 import asyncio
 import contextlib
@@ -454,6 +454,47 @@ def proof_table(file: ProofFile) -> Table:
         numbers = (row.compared, row.unequal, row.refused, row.damaged, row.shown_damaged)
         table.add_row(str(row.kind), *map(str, numbers), verdict)
     return table
+
+
+@app.command()
+def bench(
+    names: Annotated[list[str] | None, typer.Argument(help="Which benchmarks. None: they are listed.")] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="All that this machine can run; takes more than an hour.")
+    ] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="A short look at each; too little for conclusions.")] = False,
+    results: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the JSON files. Default: benchmarks/results of a checkout, else the user's cache."
+        ),
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write all results there as one HTML file that loads nothing.")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Compare with the baseline of this kind of machine; 1: slower, 2: none.")
+    ] = False,
+    save_baseline: Annotated[
+        bool, typer.Option("--save-baseline", help="With --check: store what is measured as the baseline.")
+    ] = False,
+    data: Annotated[Path | None, typer.Option(help="With --check: where slices are kept.")] = None,
+) -> None:
+    """Measure this installation: latency, throughput, memory. Results are JSON files that name machine and revision."""
+    from benchmarks import suite  # which loads what it measures
+    from benchmarks.harness import BenchmarkError
+
+    if save_baseline and not check:
+        fail("--save-baseline belongs to --check")
+    if check and (names or every):
+        fail("--check has its own cases: name no benchmarks")
+    options = suite.Options(quick, results, html, data or default_cache_dir() / "bench")
+    try:
+        if check:
+            raise typer.Exit(suite.check(options, save_baseline))
+        raise typer.Exit(suite.command(names or [], every, bool(read_gpus()), options))
+    except BenchmarkError as error:
+        fail(str(error), 1)
 
 
 def gpu_table(gpus: list[Gpu]) -> Table:

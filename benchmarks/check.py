@@ -339,22 +339,29 @@ def table(judged: Sequence[Judged], measured: record.Run) -> Table:
     return made
 
 
+def has_baseline(baselines: Sequence[Path], console: Console) -> bool:
+    """Whether there is one for this kind of machine; says how to make one where there is none."""
+    here = machine.describe()
+    if baseline.find(here, baselines) is not None:
+        return True
+    console.print(
+        f"no baseline is stored for this kind of machine ({here.slug}). Make one at a revision that is known to be "
+        "fast, on a quiet machine: gpu-render bench --check --save-baseline",
+        markup=False,
+        soft_wrap=True,
+    )
+    return False
+
+
 def command(folder: Path, plan: Plan, console: Console, baselines: Sequence[Path], save: Path | None) -> int:
     """Measure and compare, or store; 0: not slower; 1: slower; 2: there is nothing to compare with."""
-    here = machine.describe()
-    stored_run = baseline.find(here, baselines)
-    if stored_run is None and save is None:
-        console.print(
-            f"no baseline is stored for this kind of machine ({here.slug}). Make one at a revision that is known to be "
-            "fast, on a quiet machine: gpu-render bench --check --save-baseline",
-            markup=False,
-            soft_wrap=True,
-        )
+    if save is None and not has_baseline(baselines, console):
         return 2
     measured = run(folder, plan, console)
     if save is not None:
         console.print(f"wrote {baseline.save(measured, save)}", soft_wrap=True)
         return 0
+    stored_run = baseline.find(measured.machine, baselines)
     assert stored_run is not None
     judged = baseline.judge(measured.measurements, stored_run.measurements)
     console.print(table(judged, measured))

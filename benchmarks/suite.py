@@ -10,7 +10,7 @@ from typing import cast
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import drawing, history, record
+from benchmarks import baseline, drawing, history, record, running
 from benchmarks.harness import BenchmarkError
 from benchmarks.history import Change
 
@@ -42,6 +42,7 @@ ALL = (
     Benchmark("huge", "benchmarks.huge", "objects of 200,000 frames", "5 min"),
     Benchmark("bandwidth", "benchmarks.bandwidth", "windowing and unpacking on the CPU beside memcpy", "1 min", True),
     Benchmark("endurance", "benchmarks.endurance", "memory over ten minutes of mixed requests", "11 min", True),
+    Benchmark("reencode", "benchmarks.reencode", "JPEG 2000 frames from copies as HTJ2K", "2 min"),
     Benchmark("roofline", "benchmarks.roofline", "the GPU's kernels beside a copy on it", "2 min", True, gpu=True),
     Benchmark("gpu", "benchmarks.gpu", "series on the GPU, the CPU and NVIDIA's plug-in", "15 min", True, gpu=True),
 )
@@ -50,10 +51,13 @@ BY_NAME = {one.name: one for one in ALL}
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """``results`` none: where results of this checkout or user lie, and plots where its documents have them."""
+    """``results`` none: where results of this checkout or user lie, and plots where its documents have them; a quick
+    run writes results only where it is told to. ``html``: one page of all. ``data``: where the check keeps slices."""
 
     quick: bool = False
     results: Path | None = None
+    html: Path | None = None
+    data: Path = Path()
 
     @property
     def folder(self) -> Path:
@@ -61,7 +65,9 @@ class Options:
 
     def arguments(self, one: Benchmark) -> list[str]:
         """Of a benchmark's command."""
-        found = ["--results", str(self.folder), *(["--quick"] if self.quick else [])]
+        found = ["--quick"] if self.quick else []
+        if self.results is not None or not self.quick:
+            found += ["--results", str(self.folder)]
         in_documents = self.results is None and self.folder == record.RESULTS
         if one.plots and not self.quick and not in_documents:
             found += ["--plot", str(self.folder / "images" / f"benchmark-{one.name}.png")]
@@ -165,3 +171,43 @@ def end_table(ran: Sequence[Ran]) -> Table:
         written = ", ".join(path.name for path in one.written)
         made.add_row(one.name, ended, f"{one.seconds:.0f} s", written, style="red" if one.status else "")
     return made
+
+
+def command(names: Sequence[str], every: bool, has_gpu: bool, options: Options) -> int:
+    """``gpu-render bench``: run what is named, write the page where one is wanted; list all where nothing is asked for.
+    Raises BenchmarkError."""
+    to = running.console()
+    asked = chosen(names, every, has_gpu)
+    if options.html is not None and not drawing.available():
+        raise BenchmarkError(drawing.INSTALL)
+    if not asked and options.html is None:
+        to.print(list_table())
+        to.print("gpu-render bench NAME ... runs some of them, gpu-render bench --all all of them", markup=False)
+        return 0
+    ran = run(asked, options, to)
+    if ran:
+        to.print(end_table(ran))
+    if options.html is not None:
+        write_page(options, to)
+    return int(any(one.status for one in ran))
+
+
+def write_page(options: Options, to: Console) -> None:
+    """All results there are: those of the folder, and those that came with the package."""
+    from benchmarks import html  # with it, all that draws
+
+    html.write(history.load([options.folder, record.RESULTS]), cast(Path, options.html))
+    to.print(f"wrote {options.html}", markup=False, soft_wrap=True)
+
+
+def check(options: Options, save_baseline: bool) -> int:
+    """``gpu-render bench --check``; the exit status. Raises BenchmarkError."""
+    from benchmarks import check as checking
+    from benchmarks import data
+
+    to, plan = running.console(160), checking.QUICK if options.quick else checking.FULL
+    places = baseline.folders() if options.results is None else (options.results,)
+    save = (options.results or baseline.own_folder()) if save_baseline else None
+    if save is None and not checking.has_baseline(places, to):
+        return 2
+    return checking.command(data.prepare(options.data, plan.slices), plan, to, places, save)
