@@ -7,6 +7,7 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+import pydicom
 from pydicom.data import get_testdata_file
 
 from gpu_render.archive.index import FileChange, FileKey, Index
@@ -128,17 +129,26 @@ def fill(index: Index, root: bytes, first: int, last: int, progress: Callable[[i
 
 
 def write_files(folder: Path, count: int) -> list[Path]:
-    """Copies of the CT, each an instance of its own, some hundred in a folder."""
-    content = ct().read_bytes()
-    uid = unpack_result(*parse_file({"root": str(ct().parent), "path": ct().name}, memoryview(b""))).document
-    old = uid["sop_instance_uid"].encode()
-    if content.count(old) != 2:  # in the File Meta Information and in the data set
-        raise ValueError("the CT's SOP Instance UID is not where it should be")
-    paths = []
-    for number in range(count):
-        path = folder / f"{number // FILES_A_FOLDER:05d}" / f"{number:07d}.dcm"
+    """The CT as slices of series of a hundred, each in a folder of its own: with UIDs, numbers, place and times of its
+    own, as a device writes them."""
+    ds, paths = pydicom.dcmread(ct()), []
+    for instance in range(count):
+        study, series, within = place_of(instance)
+        ref = frame_of(instance)
+        ds.StudyInstanceUID, ds.SeriesInstanceUID = ref.study_uid, ref.series_uid
+        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = ref.sop_instance_uid
+        ds.PatientName, ds.PatientID, ds.StudyDate = study.patient_name, study.patient_id, study.day
+        ds.AccessionNumber, ds.SeriesNumber = f"A{study.number}", series
+        ds.InstanceNumber = ds.AcquisitionNumber = within
+        ds.SliceLocation = f"{-77.2 + 2.5 * within:.4f}"
+        ds.ImagePositionPatient = ["-158.135803", "-179.035797", f"{-75.699997 + 2.5 * within:.6f}"]
+        ds.AcquisitionTime = ds.ContentTime = ds.InstanceCreationTime = (
+            f"07{27 + within // 60}{within % 60:02d}.{instance % 1000:03d}"
+        )
+        ds.XRayTubeCurrent = 170 + instance % 7
+        path = folder / f"{instance // FILES_A_FOLDER:05d}" / f"{instance:07d}.dcm"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content.replace(old, old[:-8] + f"{number + 10_000_000}".encode()))
+        ds.save_as(path)
         paths.append(path)
     return paths
 

@@ -80,23 +80,30 @@ def _values(ds: Dataset, keyword: str) -> Sequence[object]:
 
 
 _WHOLE, _FRACTION = rb"-?[0-9]{1,15}", rb"(?:\.[0-9]{1,15})?"
+_PLAIN_UID = re.compile(rb"([0-9.]{1,128})\0?").fullmatch
 _PLAIN_NUMBERS = {
     "IS": (re.compile(rb"%b(?:\\%b)* ?" % (_WHOLE, _WHOLE)).fullmatch, int),
     "DS": (re.compile(rb"%b(?:\\%b)* ?" % (_WHOLE + _FRACTION, _WHOLE + _FRACTION)).fullmatch, float),
 }
 
 
-def _plain_floats(ds: Dataset, keyword: str) -> tuple[float, ...]:
-    """The same of decimals that nobody could take for anything else, () of all others: straight from their text, as
-    most that varies in a series is such a number."""
+def _raw(ds: Dataset, keyword: str) -> tuple[str, bytes]:
+    """VR and value as they lie in the file, empty where nobody has to know them."""
     tag = tag_for_keyword(keyword)
     raw = None if tag is None else ds.get_item(tag)
     if not isinstance(raw, RawDataElement) or not raw.value:
+        return "", b""
+    return raw.VR or dictionary_VR(raw.tag), raw.value
+
+
+def _plain_floats(ds: Dataset, keyword: str) -> tuple[float, ...]:
+    """The same of decimals that nobody could take for anything else, () of all others: straight from their text, as
+    most that varies in a series is such a number."""
+    vr, value = _raw(ds, keyword)
+    is_plain, convert = _PLAIN_NUMBERS.get(vr, (None, float))
+    if is_plain is None or not is_plain(value):
         return ()
-    is_plain, convert = _PLAIN_NUMBERS.get(raw.VR or dictionary_VR(raw.tag), (None, float))
-    if is_plain is None or not is_plain(raw.value):
-        return ()
-    return tuple([float(convert(part)) for part in raw.value.split(b"\\")])
+    return tuple([float(convert(part)) for part in value.split(b"\\")])
 
 
 def _floats(ds: Dataset, keyword: str) -> tuple[float, ...]:
@@ -146,6 +153,9 @@ def text(ds: Dataset, keyword: str, limit: int = 1024) -> str:
 
 def uid_text(ds: Dataset, keyword: str) -> str:
     """A UID as it stands there, right or wrong, without its padding (PS3.5 9.1); empty where absent."""
+    vr, value = _raw(ds, keyword)
+    if vr == "UI" and (plain := _PLAIN_UID(value)) is not None:
+        return plain[1].decode()
     return _joined(ds, keyword)[:128].strip("\0 ")
 
 

@@ -13,7 +13,7 @@ import io
 import os
 import re
 import struct
-from collections.abc import Callable, Hashable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -25,7 +25,7 @@ from pydicom.filereader import read_sequence
 from pydicom.tag import BaseTag
 
 from gpu_render.archive.dataset import PixelElement
-from gpu_render.archive.elements import LONG_VRS, PIXEL_REPRESENTATION, IrregularError, Reader, Scope
+from gpu_render.archive.elements import LONG_VRS, PIXEL_REPRESENTATION, SHORT_VRS, IrregularError, Reader, Scope
 from gpu_render.archive.encapsulation import UNDEFINED_LENGTH
 from gpu_render.archive.metadata import (
     AVAILABLE_TRANSFER_SYNTAX,
@@ -34,16 +34,18 @@ from gpu_render.archive.metadata import (
     SPECIFIC_CHARACTER_SET,
     Member,
     Metadata,
+    Piece,
     Writer,
     belongs,
     join_metadata,
+    packed_piece,
 )
 
 IMPLICIT_LE = "1.2.840.10008.1.2"
 PIXEL_KEYWORDS = {0x7FE00008: "FloatPixelData", 0x7FE00009: "DoubleFloatPixelData", 0x7FE00010: "PixelData"}
 PER_FRAME_GROUPS = 0x52009230
 _NOT_LITTLE_ENDIAN = ("1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99")  # or not before it is inflated
-_SOP_CLASS, _SOP_INSTANCE, _TRANSFER_SYNTAX = 0x00020002, 0x00020003, 0x00020010
+_SOP_CLASS, _SOP_INSTANCE, _TRANSFER_SYNTAX = 0x0002, 0x0003, 0x0010  # of group 0002
 _DICOMDIR = "1.2.840.10008.1.3.10"
 _PREAMBLE = 128
 
@@ -72,6 +74,7 @@ def _encoded(tag: int) -> bytes:
 
 
 _PIXELS = {_encoded(tag): tag for tag in PIXEL_KEYWORDS}
+_FILE_META = b"\x02\x00"  # its group
 _ENDS = frozenset({*_PIXELS, _encoded(PER_FRAME_GROUPS)})
 _ALWAYS = frozenset({SPECIFIC_CHARACTER_SET, PIXEL_REPRESENTATION})  # what values depend on beside their own bytes
 
@@ -148,8 +151,8 @@ def raw_element(tag: int, element: bytes, implicit: bool, charset: Charset) -> R
 
 # --- what is known again ------------------------------------------------------------------------------------
 
-Texts = tuple[list[str], list[str], list[str], list[str]]
-"""JSON members: of all elements, and of those of a study, a series and an instance."""
+Levels = tuple[list[str], list[str], list[str]]
+"""JSON members of a study, a series and an instance."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -166,37 +169,18 @@ class _Meaning:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Run:
-    """Elements, one behind the other, that two files had in common; ``texts``: as Texts, each joined. ``behind``: what
-    those that follow depend on."""
+    """Elements, one behind the other; where ``learned``, they were in two files. ``text``: their JSON members, and
+    ``levels`` those of each level, joined. ``before``, ``behind``: what elements there depend on."""
 
     data: bytes
     first: int
     last: int
     elements: dict[int, bytes]
-    texts: tuple[str, ...]
-    behind: _Meaning
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class _Single:
-    """An element of no run. ``text``: its JSON member, empty where it has none."""
-
-    tag: int
-    element: bytes
-    text: str
+    piece: Piece
+    levels: tuple[str, ...]
     before: _Meaning
     behind: _Meaning
-
-
-def _no_texts() -> Texts:
-    return [], [], [], []
-
-
-def _add_text(texts: Texts, tag: int, text: str) -> None:
-    texts[0].append(text)
-    for tags, of_level in zip(LEVELS, texts[1:], strict=True):
-        if tag in tags:
-            of_level.append(text)
+    learned: bool
 
 
 # --- the header of a file -----------------------------------------------------------------------------------
@@ -204,7 +188,7 @@ def _add_text(texts: Texts, tag: int, text: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The header of a file up to its pixels, where the data set begins at ``begin`` [byte]. ``texts``: JSON members in
+    """The header of a file up to its pixels, where the data set begins at ``begin`` [byte]. ``pieces``: JSON members in
     the order of tags; that of Available Transfer Syntax UID belongs before number ``available_at``."""
 
     transfer_syntax_uid: str
@@ -214,8 +198,9 @@ class Head:
     elements: Elements
     ds: Dataset
     encodings: tuple[str, ...]
-    texts: Texts
+    pieces: list[Piece]
     available_at: int
+    levels: Levels
 
     def recalled(self, function: Callable[..., Found], *args: Hashable) -> Found:
         """``function(ds, *args)``, which depends on nothing but these: what it returned before, where all elements that
@@ -231,8 +216,9 @@ class Head:
             writer = Writer(tail, list(self.encodings), "", [_MOST_CHARACTERS])
             behind, _ = writer.root_members(lenient=True)
         encoded = self.elements.raw.get(SPECIFIC_CHARACTER_SET, b"")
+        unicode = len(encoded) > _EMPTY_BYTES
         return join_metadata(
-            self.texts, self.available_at, self.pixels, behind, available, unicode=len(encoded) > _EMPTY_BYTES
+            self.pieces, self.available_at, self.levels, self.pixels, behind, available, unicode=unicode
         )
 
 
@@ -249,24 +235,50 @@ def read_head(descriptor: int, size: int) -> Head:
         wanted = min(8 * wanted, MOST_BYTES)
 
 
-def _read_file_meta(data: bytes) -> tuple[str, str, int]:
-    """Transfer Syntax UID, Media Storage SOP Instance UID, and where the data set begins."""
+@dataclass(frozen=True, slots=True)
+class _FileMeta:
+    """File Meta Information, but for the value of Media Storage SOP Instance UID, which has so many bytes: what stands
+    before it in the file, and what behind."""
+
+    transfer_syntax_uid: str
+    before: bytes
+    length: int
+    behind: bytes
+
+    def read(self, data: bytes) -> tuple[str, int] | None:
+        """Media Storage SOP Instance UID, and where the data set begins; None where a file has another one."""
+        start = len(self.before)
+        end = start + self.length + len(self.behind)
+        same = data.startswith(self.before) and data.startswith(self.behind, start + self.length)
+        if not same or data.startswith(_FILE_META, end):
+            return None
+        return _plain_uid(data[start : start + self.length]), end
+
+
+def _read_file_meta(data: bytes) -> _FileMeta:
     if data[_PREAMBLE : _PREAMBLE + 4] != b"DICM":
         raise UnfamiliarError
-    reader = Reader(data, _PREAMBLE + 4, implicit=False, little_endian=True)
-    elements, found, last = reader.elements(len(data), Scope()), dict[int, bytes](), -1
-    while data.startswith(b"\x02\x00", reader.at):
-        tag, _, start, length = next(elements)
-        reader.at = start + length
-        if tag <= last or length == UNDEFINED_LENGTH:
+    found, last, at = dict[int, tuple[int, int]](), -1, _PREAMBLE + 4
+    while data.startswith(_FILE_META, at):
+        vr, start = data[at + 4 : at + 6], at + 8
+        if vr in LONG_VRS:
+            start = at + 12
+        elif vr not in SHORT_VRS:
             raise UnfamiliarError
-        last = tag
-        found[tag] = data[start : reader.at]
-    uid = _plain_uid(found.get(_TRANSFER_SYNTAX, b""))
-    sop_class = _plain_uid(found[_SOP_CLASS]) if found.get(_SOP_CLASS) else ""
-    if uid in _NOT_LITTLE_ENDIAN or sop_class == _DICOMDIR:
+        if start > len(data):
+            raise IrregularError
+        number = _SHORT.unpack_from(data, at + 2)[0]
+        length = _LONG.unpack_from(data, at + 8)[0] if vr in LONG_VRS else _SHORT.unpack_from(data, at + 6)[0]
+        if start + length > len(data):
+            raise IrregularError
+        if number <= last:  # in no order
+            raise UnfamiliarError
+        found[number], last, at = (start, start + length), number, start + length
+    uid, sop_class = (_plain_uid(data[slice(*found.get(number, (0, 0)))]) for number in (_TRANSFER_SYNTAX, _SOP_CLASS))
+    if uid in _NOT_LITTLE_ENDIAN or sop_class == _DICOMDIR or _SOP_INSTANCE not in found:
         raise UnfamiliarError
-    return uid, _plain_uid(found[_SOP_INSTANCE]) if found.get(_SOP_INSTANCE) else "", reader.at
+    start, end = found[_SOP_INSTANCE]
+    return _FileMeta(uid, data[:start], end - start, data[end:at])
 
 
 def _plain_uid(value: bytes) -> str:
@@ -277,17 +289,18 @@ def _plain_uid(value: bytes) -> str:
 
 
 class _Walk:
-    """The elements of a data set up to its pixels. ``singles``: those that belonged to no run, None for a run."""
+    """The elements of a data set up to its pixels: ``raw`` by their tags, and ``runs`` in order."""
 
     def __init__(self, known: "_Known", data: bytes, begin: int, implicit: bool) -> None:
         self.raw: dict[int, bytes] = {}
-        self.singles: list[_Single | None] = []
+        self.runs: list[_Run] = []
         self._known = known
         self._data = data
         self._begin = begin
         self._implicit = implicit
         self._meaning = known.meaning(implicit, tuple(DEFAULT_ENCODINGS), default_encoding, False, ())
-        self._texts = _no_texts()
+        self._pieces: list[Piece] = []
+        self._levels: Levels = ([], [], [])
         self._available_at = -1
         self._scope = Scope()
         self._reader = Reader(data, begin, implicit=implicit, little_endian=True)
@@ -317,11 +330,7 @@ class _Walk:
     def _take_run(self, run: _Run) -> None:
         self._note_available(run.first)
         self._reader.at += len(run.data)
-        self.raw.update(run.elements)
-        self.singles.append(None)
-        for texts, text in zip(self._texts, run.texts, strict=True):
-            if text:
-                texts.append(text)
+        self._take(run)
         if run.behind is not self._meaning:
             self._meaning = run.behind
             self._scope.signed = run.behind.signed
@@ -336,19 +345,26 @@ class _Walk:
         element = self._data[at : self._reader.at]
         if length == UNDEFINED_LENGTH:
             self._check_undefined(tag, element)
-        self.raw[tag] = element
         if tag == AVAILABLE_TRANSFER_SYNTAX:  # of what is offered, not of what was stored
             text = ""
-        if text:
-            _add_text(self._texts, tag, text)
+        levels = tuple([text if tag in tags else "" for tags in LEVELS])
         before = self._meaning
         if tag in _ALWAYS or tag & 0x1FF00 == 0x10000:  # or a private creator
             self._meaning = self._meaning_behind(tag, element)
-        self.singles.append(_Single(tag, element, text, before, self._meaning))
+        self._take(_Run(element, tag, tag, {tag: element}, (text, b""), levels, before, self._meaning, False))
+
+    def _take(self, run: _Run) -> None:
+        self.runs.append(run)
+        self.raw.update(run.elements)
+        if run.piece[0]:
+            self._pieces.append(run.piece)
+            for texts, text in zip(self._levels, run.levels, strict=True):
+                if text:
+                    texts.append(text)
 
     def _note_available(self, tag: int) -> None:
         if self._available_at < 0 and tag >= AVAILABLE_TRANSFER_SYNTAX:
-            self._available_at = len(self._texts[0])
+            self._available_at = len(self._pieces)
 
     def _check_undefined(self, tag: int, element: bytes) -> None:
         """That an element of undefined length is a sequence for pydicom too, and one that it can read at all."""
@@ -386,8 +402,9 @@ class _Walk:
             elements,
             ds,
             self._meaning.encodings,
-            self._texts,
+            self._pieces,
             self._available_at,
+            self._levels,
         )
 
     def _pixels(self, at: int) -> PixelElement:
@@ -411,26 +428,39 @@ class _Known:
     def __init__(self) -> None:
         self.expected = FIRST_BYTES
         self._meanings: dict[tuple[Any, ...], _Meaning] = {}
-        self._runs = 0
-        self._run_bytes = 0
+        self._learned = 0
+        self._learned_bytes = 0
         self._previous: dict[int, bytes] = {}
+        self._metas: list[_FileMeta] = []
         self._looks: dict[Hashable, list[tuple[int, ...]]] = {}
         self._results: dict[Hashable, Any] = {}
         self._result_bytes = 0
 
     def read(self, data: bytes) -> Head:
         """The header of a file that begins with ``data``. Raises UnfamiliarError and IrregularError."""
-        uid, instance_uid, begin = _read_file_meta(data)
+        uid, instance_uid, begin = self._file_meta(data)
         implicit = uid == IMPLICIT_LE
         if implicit and data[begin + 4 : begin + 6].isalpha():
             raise UnfamiliarError  # explicit, whatever the transfer syntax says
         walk = _Walk(self, data, begin, implicit)
         end = walk.read()
         head = walk.head(uid, instance_uid, end)
-        self._learn(walk.singles)
+        self._learn(walk.runs)
         self._previous = walk.raw
         self.expected = min(MOST_BYTES, max(FIRST_BYTES, end + end // 4))
         return head
+
+    def _file_meta(self, data: bytes) -> tuple[str, str, int]:
+        """Transfer Syntax UID, Media Storage SOP Instance UID, and where the data set begins."""
+        for meta in self._metas:
+            if (read := meta.read(data)) is not None:
+                return meta.transfer_syntax_uid, *read
+        meta = _read_file_meta(data)
+        self._metas = [meta, *self._metas[: _MOST_ALIKE - 1]]
+        read = meta.read(data)
+        if read is None:
+            raise UnfamiliarError
+        return meta.transfer_syntax_uid, *read
 
     # --- elements -------------------------------------------------------------------------------------------
 
@@ -449,33 +479,41 @@ class _Known:
             found = self._meanings[key] = _Meaning(encodings, charset, signed, creators)
         return found
 
-    def _learn(self, singles: list[_Single | None]) -> None:
-        """Make runs of what this file and the one before it have in common, and no run had."""
-        if len(self._meanings) > _MOST_MEANINGS or self._runs > _MOST_RUNS or self._run_bytes > _MOST_RUN_BYTES:
-            self._meanings, self._runs, self._run_bytes = {}, 0, 0
+    def _learn(self, runs: list[_Run]) -> None:
+        """Make one run of those that follow one another in this file and the one before it."""
+        if len(self._meanings) > _MOST_MEANINGS or self._learned > _MOST_RUNS or self._learned_bytes > _MOST_RUN_BYTES:
+            self._meanings, self._learned, self._learned_bytes = {}, 0, 0
             return
-        alike = list[_Single]()
-        for single in [*singles, None]:
-            recurs = single is not None and self._previous.get(single.tag) == single.element
-            if alike and (single is None or not recurs or _divides(alike[-1].tag, single.tag)):
-                self._keep(alike)
+        alike, divided = list[_Run](), False
+        for run in runs:
+            # Available Transfer Syntax UID gets its place between runs.
+            divides = not divided and run.last >= AVAILABLE_TRANSFER_SYNTAX
+            divided = divided or divides
+            recurs = run.learned or self._previous.get(run.first) == run.data
+            if not recurs or divides:
+                self._join(alike)
                 alike = []
-            if single is not None and recurs:
-                alike.append(single)
+            if recurs:
+                alike.append(run)
+        self._join(alike)
 
-    def _keep(self, alike: list[_Single]) -> None:
-        data, texts = b"".join([single.element for single in alike]), _no_texts()
-        for single in alike:
-            if single.text:
-                _add_text(texts, single.tag, single.text)
-        elements = {single.tag: single.element for single in alike}
+    def _join(self, alike: list[_Run]) -> None:
+        previous = self._previous.get
+        if not alike or (len(alike) == 1 and alike[0].learned):
+            return
+        elements = {tag: element for run in alike for tag, element in run.elements.items()}
+        if any(previous(tag) != element for tag, element in elements.items()):
+            return
+        data, text = b"".join([run.data for run in alike]), _joined([run.piece[0] for run in alike])
+        levels = tuple([_joined(texts) for texts in zip(*[run.levels for run in alike], strict=True)])
         first, last = alike[0], alike[-1]
-        run = _Run(data, first.tag, last.tag, elements, tuple(map(",".join, texts)), last.behind)
-        runs = first.before.runs.setdefault(data[:4], [])
-        runs.insert(0, run)
-        del runs[_MOST_ALIKE:]
-        self._runs += 1
-        self._run_bytes += len(data)
+        piece = text, packed_piece(text)
+        run = _Run(data, first.first, last.last, elements, piece, levels, first.before, last.behind, True)
+        known = run.before.runs.setdefault(data[:4], [])
+        known.insert(0, run)
+        del known[_MOST_ALIKE:]
+        self._learned += 1
+        self._learned_bytes += len(data)
 
     # --- results --------------------------------------------------------------------------------------------
 
@@ -511,9 +549,8 @@ class _Known:
         self._results[asked, tags, *seen] = result
 
 
-def _divides(before: int, behind: int) -> bool:
-    """Whether Available Transfer Syntax UID has its place between these elements."""
-    return before < AVAILABLE_TRANSFER_SYNTAX <= behind
+def _joined(texts: Iterable[str]) -> str:
+    return ",".join([text for text in texts if text])
 
 
 _known = _Known()

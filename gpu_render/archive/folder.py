@@ -34,7 +34,7 @@ from gpu_render.archive import (
 from gpu_render.archive.encapsulation import join_fragments
 from gpu_render.archive.files import INCOMING, OpenFiles, inflate_range
 from gpu_render.archive.index import FileChange, FileKey, HeldFolder, Index, Located, version_of
-from gpu_render.archive.parse import unpack_result
+from gpu_render.archive.parse import Parsed, unpack_result, unpack_results
 from gpu_render.archive.search import searchable
 from gpu_render.archive.writing import join_path, split_path
 from gpu_render.errors import (
@@ -57,6 +57,8 @@ MIB = 1 << 20
 BATCH_FILES = 512
 """Most files committed at once; a batch is also committed after BATCH_S."""
 BATCH_S = 0.5
+CALL_FILES, CALL_BYTES = 32, 32 * MIB
+"""Most files, and their bytes, that a worker is given at once."""
 MANY_FILES = 1000
 """After so many new ones the database counts anew what is in its tables, by which it plans how to search."""
 
@@ -485,7 +487,7 @@ class FolderArchive:
         self._progress = (True, 0, total)
         progress(0, total)
         with ThreadPoolExecutor(self._pool.size, thread_name_prefix="scan") as threads:
-            for change in _in_order(threads, self._parse, todo, 4 * self._pool.size, stop):
+            for change in _in_order(threads, self._parse_some, _grouped(todo), 4 * self._pool.size, stop):
                 batch.append(change)
                 done += 1
                 if len(batch) >= BATCH_FILES or time.monotonic() - began >= BATCH_S:
@@ -499,6 +501,27 @@ class FolderArchive:
             self._progress = (True, done, done)
             progress(done, done)
 
+    def _parse_some(self, files: Sequence[_Found]) -> list[FileChange]:
+        """Files below one root in one call. Where that fails, each by itself: a bad one costs no other."""
+        if len(files) == 1:
+            return [self._parse(files[0])]
+        size = sum(file.size for file in files)
+        paths = [os.fsdecode(file.key.path) for file in files]
+        try:
+            answer, result = self._pool.call(
+                "parse_files",
+                {"root": os.fsdecode(files[0].key.root), "paths": paths, **self._limits},
+                b"",
+                timeout_s=10 + size / MIB,
+                result_bytes=2 * MIB + 3 * size,
+                memory_bytes=512 * MIB + 8 * size,
+            )
+        except Overloaded:
+            raise
+        except RenderError:
+            return [self._parse(file) for file in files]
+        return [_change(file, parsed) for file, parsed in zip(files, unpack_results(answer, result), strict=True)]
+
     def _parse(self, file: _Found) -> FileChange:
         key = file.key
         meta = {"root": os.fsdecode(key.root), "path": os.fsdecode(key.path), **self._limits}
@@ -511,14 +534,13 @@ class FolderArchive:
                 result_bytes=2 * MIB + 3 * min(file.size, 256 * MIB),
                 memory_bytes=512 * MIB + 8 * min(file.size, 256 * MIB),
             )
-            parsed = unpack_result(answer, result)
         except Overloaded:
             raise  # the pool is closing: nothing is known about the file
         except DecoderTimeout as error:  # on a busy machine, or killed: no size, so that the next scan tries again
             return FileChange(key, -1, file.mtime_ns, None, reason=_reason(error))
         except RenderError as error:
-            return FileChange(key, file.size, file.mtime_ns, None, reason=_reason(error))
-        return FileChange(key, file.size, file.mtime_ns, parsed.document, parsed.spans, metadata=parsed.metadata)
+            return _change(file, error)
+        return _change(file, unpack_result(answer, result))
 
     def _write(self, changes: Sequence[FileChange]) -> None:
         if self._index.write(changes):
@@ -556,24 +578,44 @@ def _reason(error: RenderError) -> str:
     return f"header cannot be parsed ({type(error).__name__})"
 
 
+def _change(file: _Found, parsed: Parsed | RenderError) -> FileChange:
+    if isinstance(parsed, RenderError):
+        return FileChange(file.key, file.size, file.mtime_ns, None, reason=_reason(parsed))
+    return FileChange(file.key, file.size, file.mtime_ns, parsed.document, parsed.spans, metadata=parsed.metadata)
+
+
+def _grouped(todo: Iterable[_Found]) -> Iterator[list[_Found]]:
+    """Files for one call each, of one root: few at first, so that workers and readers soon have some."""
+    group, nbytes, most = list[_Found](), 0, 1
+    for file in todo:
+        nbytes += file.size
+        if group and (len(group) >= most or nbytes > CALL_BYTES or group[0].key.root != file.key.root):
+            yield group
+            group, nbytes, most = [], file.size, min(2 * most, CALL_FILES)
+        group.append(file)
+    if group:
+        yield group
+
+
 def _in_order(
     threads: ThreadPoolExecutor,
-    parse: Callable[[_Found], FileChange],
-    todo: Iterable[_Found],
+    parse: Callable[[Sequence[_Found]], list[FileChange]],
+    groups: Iterable[Sequence[_Found]],
     ahead: int,
     stop: threading.Event,
 ) -> Iterator[FileChange]:
-    """Results in the order of ``todo``, with at most ``ahead`` files under way; ends early when ``stop`` is set."""
-    waiting: deque[Future[FileChange]] = deque()
+    """Results in the order of ``groups``, with at most ``ahead`` of these under way; ends early when ``stop`` is
+    set."""
+    waiting: deque[Future[list[FileChange]]] = deque()
     try:
-        for file in todo:
+        for group in groups:
             if stop.is_set():
                 return
-            waiting.append(threads.submit(parse, file))
+            waiting.append(threads.submit(parse, group))
             if len(waiting) >= ahead:
-                yield waiting.popleft().result()
+                yield from waiting.popleft().result()
         while waiting and not stop.is_set():
-            yield waiting.popleft().result()
+            yield from waiting.popleft().result()
     finally:
         for future in waiting:
             future.cancel()

@@ -4,7 +4,6 @@ another encoding. Worker operations; ``meta`` has ``root`` and ``path`` as for `
 import contextlib
 import os
 import re
-import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -51,7 +50,7 @@ def metadata_of_file(meta: dict[str, Any], _payload: memoryview) -> tuple[dict[s
         )
     if not metadata.text:
         raise TooLarge("the metadata of the object are too long, or cannot be read")
-    return {}, zlib.compress(metadata.text.encode(), 1)
+    return {}, metadata.packed
 
 
 def bulkdata_of_file(meta: dict[str, Any], _payload: memoryview) -> tuple[dict[str, Any], bytes]:

@@ -9,6 +9,7 @@ import json
 import math
 import re
 import struct
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -421,13 +422,18 @@ def encodings_of(value: bytes) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """``text``: of the whole data set; empty where it would be longer than was asked for. ``study`` and ``series``:
-    attributes of the patient and study, and of the series; ``instance``: those that a search answers."""
+    """``text``: of the whole data set, ``packed`` by zlib as well; empty where it would be longer than was asked for.
+    ``study`` and ``series``: attributes of the patient and study, and of the series; ``instance``: those that a search
+    answers."""
 
     text: str
+    packed: bytes
     study: DicomJson
     series: DicomJson
     instance: DicomJson
+
+
+NO_METADATA = Metadata("", b"", {}, {}, {})
 
 
 def make_metadata(
@@ -453,35 +459,77 @@ def make_metadata(
         present[SPECIFIC_CHARACTER_SET] = f'"{SPECIFIC_CHARACTER_SET:08X}":{{"vr":"CS","Value":["ISO_IR 192"]}}'
     text = _object(list(present.items())) if whole and all_written else ""
     of_each = ([member for member in members if member[0] in tags] for tags in LEVELS)
-    return Metadata(text, *(json.loads(_object(of_level)) for of_level in of_each))
+    packed = zlib.compress(text.encode(), 1) if text else b""
+    return Metadata(text, packed, *(json.loads(_object(of_level)) for of_level in of_each))
+
+
+# --- members that are there already -------------------------------------------------------------------------
+
+Piece = tuple[str, bytes]
+"""Members, joined by commas, and ``packed_piece`` of them."""
+_LITERAL_BYTES = 512  # fewer are not worth a compressor
+_BEGIN, _END = b"\x78\x01", b"\x01\0\0\xff\xff"  # of a zlib stream (RFC 1950), whose last block is empty
+
+
+def packed_piece(text: str) -> bytes:
+    """Members with the comma behind them as blocks that do not look back (RFC 1951): they may stand in any stream.
+    Empty where these would not be shorter."""
+    return packed if len(packed := _deflated(f"{text},".encode(), 6)) < len(text) else b""
+
+
+def _deflated(data: bytes, level: int) -> bytes:
+    pack = zlib.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS)
+    return pack.compress(data) + pack.flush(zlib.Z_SYNC_FLUSH)
+
+
+def _literal(data: bytes) -> bytes:
+    if len(data) > _LITERAL_BYTES:
+        return _deflated(data, 1)
+    return struct.pack("<BHH", 0, len(data), len(data) ^ 0xFFFF) + data
+
+
+def _packed(pieces: Sequence[Piece], text: str) -> bytes:
+    """The stream of ``text``, an object of these pieces, of which the last is not packed."""
+    blocks, literals = [_BEGIN], ["{"]
+    for piece, packed in pieces:
+        if not packed:
+            literals += (piece, ",")
+            continue
+        if literals:
+            blocks.append(_literal("".join(literals).encode()))
+            literals = []
+        blocks.append(packed)
+    literals[-1] = "}"
+    blocks += (_literal("".join(literals).encode()), _END, zlib.adler32(text.encode()).to_bytes(4))
+    return b"".join(blocks)
 
 
 def join_metadata(
-    texts: Sequence[Sequence[str]],
+    pieces: Sequence[Piece],
     available_at: int,
+    levels: Sequence[Sequence[str]],
     pixels: PixelElement,
     behind: Sequence[Member],
     available: Sequence[str],
     *,
     unicode: bool,
 ) -> Metadata | None:
-    """The same of members that are in order of their tags: all of those before the pixels and, as in ``LEVELS``, those
-    of each level, and the ones ``behind`` the pixels.
+    """As ``make_metadata``, of members in order of their tags: all of those before the pixels, those ``behind`` the
+    pixels and, as in ``LEVELS``, those of each level.
 
-    ``available_at``: before which one Available Transfer Syntax UID belongs. ``unicode``: whether one of them says that
+    ``available_at``: before which piece Available Transfer Syntax UID belongs. ``unicode``: whether a member says that
     the text is in UTF-8. None where the order is another one, and where the text is in UTF-8 and nothing says so.
     """
-    pixel_member = _bulk_member(tag_for_keyword(pixels.keyword) or 0, pixels.value_representation)
-    tags = [pixel_member[0], *(tag for tag, _ in behind)]
-    if any(tag >= following for tag, following in pairwise(tags)):
+    last = [_bulk_member(tag_for_keyword(pixels.keyword) or 0, pixels.value_representation), *behind]
+    if any(tag >= following for (tag, _), (following, _) in pairwise(last)):
         return None
-    offered = _uids(AVAILABLE_TRANSFER_SYNTAX, available)
-    last = (pixel_member[1], *(text for _, text in behind))
-    text = f"{{{','.join([*texts[0][:available_at], offered, *texts[0][available_at:], *last])}}}"
+    offered = (_uids(AVAILABLE_TRANSFER_SYNTAX, available), b"")
+    all_pieces = [*pieces[:available_at], offered, *pieces[available_at:], *((text, b"") for _, text in last)]
+    text = f"{{{','.join([piece for piece, _ in all_pieces])}}}"
     if not unicode and not text.isascii():
         return None
-    study, series, instance = (f"{{{','.join(of_level)}}}" for of_level in texts[1:])
-    return Metadata(text, _loaded(study), _loaded(series), json.loads(instance))
+    study, series, instance = (f"{{{','.join(of_level)}}}" for of_level in levels)
+    return Metadata(text, _packed(all_pieces, text), _loaded(study), _loaded(series), json.loads(instance))
 
 
 @lru_cache(maxsize=64)

@@ -8,7 +8,6 @@ import logging
 import os
 import struct
 import warnings
-import zlib
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, NamedTuple, TypeVar
@@ -43,7 +42,7 @@ from gpu_render.archive.encapsulation import (
 )
 from gpu_render.archive.files import INFLATE_STEP_BYTES, inflate, open_beneath
 from gpu_render.archive.functional_groups import FrameGroups
-from gpu_render.archive.metadata import Metadata, make_metadata
+from gpu_render.archive.metadata import NO_METADATA, Metadata, make_metadata
 from gpu_render.archive.records import geometry_to_json, layout_to_json, move_geometry, presentation_to_json
 from gpu_render.decode import find_decoder
 from gpu_render.errors import (
@@ -76,6 +75,8 @@ from gpu_render.reference import check_uid
 
 Document = dict[str, Any]
 Found = TypeVar("Found")
+
+_dump = json.JSONEncoder(separators=(",", ":")).encode  # made once: json.dumps makes one a call
 
 EXPLICIT_LE = "1.2.840.10008.1.2.1"
 EXPLICIT_BE, DEFLATED = "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"
@@ -142,20 +143,9 @@ def parse_file(meta: dict[str, Any], _payload: memoryview) -> tuple[dict[str, An
     ``describe_file``), followed by the packed frame spans, little-endian uint64 (frames, 2), of as many bytes as
     ``spans_bytes`` says, and the metadata, compressed. Raises UnreadableFile.
     """
-    try:
-        descriptor = open_beneath(meta["root"], os.fsencode(meta["path"]))
-    except OSError as error:
-        raise UnreadableFile(f"cannot be opened ({type(error).__name__})") from None
-    try:
-        parsed = parse_descriptor(
-            descriptor,
-            identity=str(meta["path"]),
-            max_frame_bytes=meta.get("max_frame_bytes", MAX_FRAME_BYTES),
-            max_frames=meta.get("max_frames", MAX_FRAMES),
-        )
-    finally:
-        os.close(descriptor)
-    encoded = json.dumps(parsed.document, separators=(",", ":")).encode()
+    with quiet():
+        parsed = _parse_path(meta, meta["path"])
+    encoded = _dump(parsed.document).encode()
     sizes = {"document_bytes": len(encoded), "spans_bytes": len(parsed.spans)}
     return sizes, b"".join((encoded, parsed.spans, parsed.metadata))
 
@@ -167,6 +157,66 @@ def unpack_result(meta: dict[str, Any], result: bytes | npt.NDArray[np.uint8]) -
     return Parsed(json.loads(bytes(result[:spans])), bytes(result[spans:metadata]), bytes(result[metadata:]))
 
 
+def parse_files(meta: dict[str, Any], _payload: memoryview) -> tuple[dict[str, Any], bytes]:
+    """The worker operation ``parse_files``: the same for all of ``paths``, so that not each has its own way to and fro.
+
+    Returns ``{"documents_bytes": n, "sizes": [[bytes of spans, of metadata], ...]}`` and n bytes of JSON, a list, then
+    spans and metadata of each file. Of a document is there what differs from the one before it, which it follows
+    ``like`` then; of a file that cannot be read ``{"unreadable": reason}``.
+    """
+    documents, sizes, parts = list[Document](), list[tuple[int, int]](), list[bytes]()
+    before: Document = {}
+    with quiet():
+        for path in meta["paths"]:
+            try:
+                parsed = _parse_path(meta, path)
+            except UnreadableFile as error:
+                documents.append({"unreadable": str(error)})
+                sizes.append((0, 0))
+                continue
+            documents.append(_difference(parsed.document, before))
+            sizes.append((len(parsed.spans), len(parsed.metadata)))
+            parts += (parsed.spans, parsed.metadata)
+            before = parsed.document
+    encoded = _dump(documents).encode()
+    return {"documents_bytes": len(encoded), "sizes": sizes}, b"".join([encoded, *parts])
+
+
+def unpack_results(meta: dict[str, Any], result: bytes | npt.NDArray[np.uint8]) -> list[Parsed | UnreadableFile]:
+    """What ``parse_files`` returned, or would have raised. Documents share what they have in common."""
+    content, at = bytes(result), meta["documents_bytes"]
+    found, before = list[Parsed | UnreadableFile](), Document()
+    for document, (spans, metadata) in zip(json.loads(content[:at]), meta["sizes"], strict=True):
+        if "unreadable" in document:
+            found.append(UnreadableFile(document["unreadable"]))
+            continue
+        before = {**before, **document} if document.pop("like", False) else document
+        end = at + spans + metadata
+        found.append(Parsed(before, content[at : at + spans], content[at + spans : end]))
+        at = end
+    return found
+
+
+def _difference(document: Document, before: Document) -> Document:
+    if document.keys() != before.keys():
+        return document
+    differing = {name: value for name, value in document.items() if value != before[name]}
+    return {"like": True, **differing}
+
+
+def _parse_path(meta: dict[str, Any], path: str) -> Parsed:
+    try:
+        descriptor = open_beneath(meta["root"], os.fsencode(path))
+    except OSError as error:
+        raise UnreadableFile(f"cannot be opened ({type(error).__name__})") from None
+    try:
+        return _parse_quietly(
+            descriptor, path, meta.get("max_frame_bytes", MAX_FRAME_BYTES), meta.get("max_frames", MAX_FRAMES)
+        )
+    finally:
+        os.close(descriptor)
+
+
 def parse_descriptor(
     descriptor: int, *, identity: str, max_frame_bytes: int = MAX_FRAME_BYTES, max_frames: int = MAX_FRAMES
 ) -> Parsed:
@@ -174,13 +224,17 @@ def parse_descriptor(
 
     Raises UnreadableFile.
     """
+    with quiet():
+        return _parse_quietly(descriptor, identity, max_frame_bytes, max_frames)
+
+
+def _parse_quietly(descriptor: int, identity: str, max_frame_bytes: int, max_frames: int) -> Parsed:
     try:
-        with quiet():
-            # Whatever goes wrong on the short way, an error too: the long one decides.
-            with contextlib.suppress(Exception):
-                return describe_file(descriptor, read_alike(descriptor), identity, max_frame_bytes, max_frames)
-            file = read_file(descriptor)
-            return describe_file(descriptor, file, identity, max_frame_bytes, max_frames)
+        # Whatever goes wrong on the short way, an error too: the long one decides.
+        with contextlib.suppress(Exception):
+            return describe_file(descriptor, read_alike(descriptor), identity, max_frame_bytes, max_frames)
+        file = read_file(descriptor)
+        return describe_file(descriptor, file, identity, max_frame_bytes, max_frames)
     except UnreadableFile:
         raise
     except RenderError as error:
@@ -377,10 +431,11 @@ def describe_file(descriptor: int, file: File, identity: str, max_frame_bytes: i
     ds = file.ds
     if file.pixels is None and not text(ds, "SOPClassUID", 64):
         raise UnreadableFile("neither a SOP Class UID nor pixel data")
+    said = {**file.recalled(_said_uids), "SOPInstanceUID": uid_text(ds, "SOPInstanceUID")}
     document: Document = {
         "cut_off": _is_cut_off(descriptor, file),  # first: an element that was looked at is no longer raw
-        **_identify(file, identity),
-        "lacks": _lacks(file),
+        **_identify(said, file.media_sop_instance_uid, identity),
+        "lacks": [*_lacks(said), *(["Transfer Syntax UID"] if file.guessed else [])],
         "study": file.recalled(read_study),
         "series": file.recalled(read_series),
         "instance": read_instance(ds, file.recalled(text, "SOPClassUID", 64)),
@@ -414,7 +469,7 @@ def describe_file(descriptor: int, file: File, identity: str, max_frame_bytes: i
         series_attributes=metadata.series,
         instance_attributes=metadata.instance,
     )
-    return Parsed(document, spans, zlib.compress(metadata.text.encode(), 1) if metadata.text else b"")
+    return Parsed(document, spans, metadata.packed)
 
 
 def read_metadata(
@@ -445,14 +500,14 @@ def read_metadata(
         head = head_reader(descriptor, place, groups=with_groups)
         return make_metadata(head, file.pixels, tail, available, whole=with_groups, limit=limit)
     except TooLarge:
-        return Metadata("", {}, {}, {})
+        return NO_METADATA
     except IrregularError:
         pass
     try:
         head = Reader(repaired_head(descriptor, file), 0, implicit=False, little_endian=True)
         return make_metadata(head, file.pixels, tail, available, whole=True, limit=limit)
     except IrregularError:
-        return Metadata("", {}, {}, {})
+        return NO_METADATA
 
 
 def stretches(descriptor: int, file: File) -> Stretches:
@@ -490,12 +545,17 @@ def pixels_end(descriptor: int, file: File, spans: bytes) -> int | None:
     return (items[-1].end if items else int(known)) + 8 if delimited else None
 
 
-def _identify(file: File, identity: str) -> Document:
+def _said_uids(ds: Dataset) -> dict[str, str]:
+    """What a file says of where it belongs, and what it is."""
+    return {keyword: uid_text(ds, keyword) for keyword in ("SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID")}
+
+
+def _identify(said: dict[str, str], media_sop_instance_uid: str, identity: str) -> Document:
     """The three UIDs. One that is missing is made up, always the same for the same file: an object without UIDs can
     be shown, but belongs to no study of others. Raises UnreadableFile for malformed ones."""
-    sop = file.recalled(uid_text, "SOPInstanceUID") or file.media_sop_instance_uid or _made_up("instance", identity)
-    study = file.recalled(uid_text, "StudyInstanceUID") or _made_up("study", sop)
-    series = file.recalled(uid_text, "SeriesInstanceUID") or _made_up("series", study)
+    sop = said["SOPInstanceUID"] or media_sop_instance_uid or _made_up("instance", identity)
+    study = said["StudyInstanceUID"] or _made_up("study", sop)
+    series = said["SeriesInstanceUID"] or _made_up("series", study)
     return {
         "study_instance_uid": _checked_uid(study, "Study Instance UID"),
         "series_instance_uid": _checked_uid(series, "Series Instance UID"),
@@ -503,12 +563,11 @@ def _identify(file: File, identity: str) -> Document:
     }
 
 
-def _lacks(file: File) -> list[str]:
+def _lacks(said: dict[str, str]) -> list[str]:
     """Names of what a file must say to be told apart and read (PS3.10 7.1, PS3.3 C.7 and C.12.1) and this one does not:
-    UIDs that were made up or taken from the File Meta Information, a Transfer Syntax that was guessed."""
+    UIDs that were made up or taken from the File Meta Information."""
     keywords = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
-    absent = [dictionary_description(keyword) for keyword in keywords if not file.recalled(uid_text, keyword)]
-    return [*absent, *(["Transfer Syntax UID"] if file.guessed else [])]
+    return [dictionary_description(keyword) for keyword in keywords if not said[keyword]]
 
 
 def _is_cut_off(descriptor: int, file: File) -> bool:

@@ -3,6 +3,7 @@
 import contextlib
 from pathlib import Path
 
+import pydicom
 import pytest
 from rich.progress import Progress
 
@@ -58,6 +59,10 @@ def test_answers_that_are_wrong_are_not_timed() -> None:
 
 
 def test_files_are_instances_of_their_own(tmp_path: Path) -> None:
-    paths = index_data.write_files(tmp_path, 3)
-    assert len({path.read_bytes() for path in paths}) == 3
-    assert {path.stat().st_size for path in paths} == {index_data.ct().stat().st_size}
+    slices = [pydicom.dcmread(path) for path in index_data.write_files(tmp_path, 101)]
+    assert len({ds.SOPInstanceUID for ds in slices}) == 101
+    assert [ds.InstanceNumber for ds in slices] == [*range(1, 101), 1]
+    assert len({ds.SeriesInstanceUID for ds in slices}) == 2
+    assert len({tuple(ds.ImagePositionPatient) for ds in slices}) == 100
+    original = pydicom.dcmread(index_data.ct())
+    assert all(ds.PixelData == original.PixelData and len(ds) == len(original) for ds in slices)

@@ -1,6 +1,8 @@
 """The folder archive: against pydicom on every real file, against what was written on made ones."""
 
+import contextlib
 import os
+import re
 import struct
 import threading
 import warnings
@@ -20,7 +22,7 @@ from pydicom.encaps import generate_frames
 from gpu_render.archive import Archive, FrameRecord
 from gpu_render.archive.file import FileArchive
 from gpu_render.archive.folder import FolderArchive, anatomical_order
-from gpu_render.archive.parse import parse_descriptor, parse_file
+from gpu_render.archive.parse import parse_descriptor, parse_file, parse_files, unpack_result, unpack_results
 from gpu_render.errors import (
     CorruptPixelData,
     NotFound,
@@ -69,8 +71,8 @@ class InlinePool:
         self, operation: str, meta: dict[str, Any], payload: bytes | memoryview, **limits: Any
     ) -> tuple[dict[str, Any], bytes]:
         with self._lock:
-            self.opened.append(meta["path"])
-            return parse_file(meta, memoryview(payload))
+            self.opened += meta["paths"] if operation == "parse_files" else [meta["path"]]
+            return (parse_files if operation == "parse_files" else parse_file)(meta, memoryview(payload))
 
 
 @pytest.fixture
@@ -752,6 +754,47 @@ def test_a_folder_that_cannot_be_listed_keeps_its_files(
         ("a", "folder cannot be listed (PermissionError)")
     ]
     assert len(refs(archive)) == 2
+
+
+class FallingPool(InlinePool):
+    """A call that has to do with the file ``bad`` fails, as of a worker that died of it."""
+
+    def call(self, operation: str, meta: dict[str, Any], payload: bytes | memoryview, **limits: Any) -> Any:
+        if "bad" in meta.get("paths", [meta.get("path")]):
+            raise CorruptPixelData("the process died")
+        return super().call(operation, meta, payload, **limits)
+
+
+def test_a_bad_file_costs_none_of_those_that_a_worker_was_given_with_it(tmp_path: Path) -> None:
+    for number in range(40):
+        write_image(tmp_path / f"{number:02}", np.zeros((2, 2), np.uint16))
+    (tmp_path / "30").rename(tmp_path / "bad")
+    (tmp_path / "20").write_bytes(b"no DICOM")
+    with contextlib.closing(FolderArchive([tmp_path], None, FallingPool())) as archive:
+        report = archive.scan()
+        assert [(entry.path, entry.reason) for entry in report.unreadable] == [
+            ("20", "not a DICOM file"),
+            ("bad", "header cannot be parsed (CorruptPixelData)"),
+        ]
+        assert archive.status().instances == 38
+
+
+def test_files_in_one_call_are_what_each_is_by_itself() -> None:
+    folder = pydicom_folder()
+    paths = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file()]
+    found = unpack_results(*parse_files({"root": str(folder), "paths": paths}, memoryview(b"")))
+    assert len(found) == len(paths)
+    for path, parsed in zip(paths, found, strict=True):
+        alone_meta = {"root": str(folder), "path": path}
+        if isinstance(parsed, UnreadableFile):
+            with pytest.raises(UnreadableFile, match=f"^{re.escape(str(parsed))}$"):
+                parse_file(alone_meta, memoryview(b""))
+            continue
+        alone = unpack_result(*parse_file(alone_meta, memoryview(b"")))
+        assert (parsed.document, parsed.spans) == (alone.document, alone.spans)
+        assert bool(parsed.metadata) == bool(alone.metadata)
+        if alone.metadata:
+            assert zlib.decompress(parsed.metadata) == zlib.decompress(alone.metadata)
 
 
 def test_a_scan_can_be_stopped(tmp_path: Path, open_archive: Opener) -> None:
