@@ -31,6 +31,7 @@ from gpu_render.frame import (
     Window,
 )
 from gpu_render.kept import KeptPicture, Recently
+from gpu_render.memory import fetch_ahead
 from gpu_render.priority import Priority, PriorityExecutor
 from gpu_render.reference import FrameRef
 from gpu_render.render_queue import RenderQueue
@@ -357,6 +358,7 @@ class Renderer:
         """On a loading thread: read, decode what the device may not, and render what is ``asked`` for where that needs
         no device. With the time it began, and steps [ms]."""
         begun = time.perf_counter()
+        fetch_ahead()
         encoded = self._decoded_from.fetch(ref)
         nbytes = _decoded_bytes(encoded.layout)
         if nbytes > self._settings.max_frame_bytes:
