@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from benchmarks.record import Ratio
 
@@ -48,3 +49,30 @@ def compare(
     return Ratio(
         name=name, group=group, of=of[0], to=to[0], ratio=ratio, low=low, high=high, better=better, target=target
     )
+
+
+def slope(
+    at: Sequence[float], values: Sequence[float], block: int = 12, resamples: int = 400
+) -> npt.NDArray[np.float64]:
+    """Slopes of ``values`` over ``at``: the first is Theil and Sen's, the median of those between all pairs of points,
+    which single outliers do not move; the others are the same of resamples, and say how sure it is.
+
+    A resample puts runs of ``block`` neighbouring residuals, drawn with replacement, onto the line: neighbours of a
+    memory curve resemble each other, and drawing them one by one would promise too much. Raises ValueError for fewer
+    than two blocks.
+    """
+    x, y = np.asarray(at, float), np.asarray(values, float)
+    if x.size < 2 * block:
+        raise ValueError(f"{x.size} points are too few for a slope")
+    first, second = np.triu_indices(x.size, 1)
+    apart = x[second] - x[first]
+    line = float(np.median((y[second] - y[first]) / apart))
+    residuals = y - line * x
+    random, starts = np.random.default_rng(1), x.size - block + 1
+    found = [line]
+    for _ in range(resamples):
+        chosen = random.integers(0, starts, -(-x.size // block))
+        drawn = (chosen[:, None] + np.arange(block)).reshape(-1)[: x.size]
+        noisy = line * x + residuals[drawn]
+        found.append(float(np.median((noisy[second] - noisy[first]) / apart)))
+    return np.asarray(found)
