@@ -37,6 +37,7 @@ ALL = (
     Benchmark("concurrency", "benchmarks.concurrency", "1 to 256 clients at once", "4 min", True),
     Benchmark("load", "benchmarks.load", "one slice while a thousand prefetches wait; 503s", "3 min", True),
     Benchmark("series", "benchmarks.series", "series of 300 to 3,000 slices, whole", "10 min", True),
+    Benchmark("wire", "benchmarks.wire", "compressed bodies; slices over 10 to 1,000 Mbit/s", "2 min", True),
     Benchmark("metadata", "benchmarks.metadata", "metadata of series of 1,000 and 3,000 instances", "5 min"),
     Benchmark("index", "benchmarks.index", "an index of 10,000 to 1,000,000 instances; scans", "15 min"),
     Benchmark("huge", "benchmarks.huge", "objects of 200,000 frames", "5 min"),
