@@ -75,7 +75,11 @@ def accept_text(request: Request) -> str:
 
 def accepted(request: Request) -> list[MediaRange]:
     """``accept_text`` read; [] is anything."""
-    return parse_accept(accept_text(request))
+    text = accept_text(request)
+    return list((_usual_ranges if len(text) <= LONGEST_REMEMBERED else parse_accept)(text))
+
+
+_usual_ranges = lru_cache(maxsize=256)(parse_accept)
 
 
 def quality(media: str, ranges: Sequence[MediaRange]) -> float:

@@ -5,7 +5,7 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from gpu_render.archive import FrameRecord, Frames
-from gpu_render.cache import FrameCache
+from gpu_render.cache import FrameCache, Kept
 from gpu_render.decode import DECODERS, decode
 from gpu_render.decode.device import DevicePlan, plan
 from gpu_render.decode.proof import ProofTable
@@ -179,9 +179,25 @@ class Renderer:
         return self._answered(self._made(frame, view, picture, timings))
 
     def _answered(self, answer: RenderedFrame) -> RenderedFrame:
+        self.was_at_hand()
+        return answer
+
+    def was_at_hand(self) -> None:
+        """Somebody was answered with what is held or kept."""
         self.cache.used()
         self.turns.noted()
-        return answer
+
+    def kept(self, key: Hashable) -> Kept | None:
+        """What ``keep`` has kept, where no file has changed since."""
+        self._forget_changed_files()
+        return self.cache.kept(key)
+
+    def keep(self, key: Hashable, make: Callable[[], Kept], version: str, generation: int) -> None:
+        """Keep what ``make`` gives, made of a file of ``version``, where it was asked for before; nothing where a file
+        has changed since the archive was of ``generation``."""
+        self._forget_changed_files()
+        if generation == self._generation and self._pictures.seen((key, version)):
+            self.cache.keep(key, make())
 
     def _made(self, frame: DeviceFrame, view: View, picture: Picture, timings: Timings) -> RenderedFrame:
         """A picture as an answer. It is kept where it was asked for before, and no file has changed since."""

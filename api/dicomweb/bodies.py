@@ -10,6 +10,7 @@ from starlette.types import Receive, Scope, Send
 from api.arrays import matches
 from api.dicomweb.multipart import Cut, Framing
 from api.dicomweb.ranges import ByteRange, Unsatisfiable, not_satisfiable, wanted_range
+from api.negotiation import header
 from api.streaming import Part, Streamed
 from gpu_render.ahead import MIB, Room, in_order
 from gpu_render.errors import RenderError
@@ -43,17 +44,22 @@ class Held(Response):
 
 def unchanged(request: Request, headers: dict[str, str]) -> Response | None:
     """304 with ``headers``, where If-None-Match names the ETag among them."""
-    known = matches(request.headers.get("if-none-match"), headers["ETag"])
+    known = matches(header(request, b"if-none-match"), headers["ETag"])
     return Response(status_code=304, headers=headers) if known else None
 
 
-def held(request: Request, framing: Framing, parts: Sequence[Part], headers: dict[str, str]) -> Response:
-    """An answer of parts that are in memory. ``headers``: with its ETag."""
+def held(
+    request: Request, framing: Framing, parts: Sequence[Part], headers: dict[str, str], whole: Part | None = None
+) -> Response:
+    """An answer of parts that are in memory. ``headers``: with its ETag. ``whole``: all of it in one piece, where there
+    is one."""
     sizes = list(map(len, parts))
     try:
         wanted, about = _selected(request, framing, sizes, headers)
     except Unsatisfiable:
         return not_satisfiable(request, framing.length(sizes) or 0)
+    if whole is not None and wanted is None:
+        return Held((whole,), about, framing.media_type, 200)
     buffers: list[Part] = []
     for cut in framing.cuts(sizes, wanted):
         buffers += [cut.head] if cut.head else []

@@ -3,8 +3,9 @@
 import asyncio
 import math
 import re
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -14,17 +15,20 @@ from api.batches import patiently
 from api.dicomweb.bodies import held, loaded_ahead, streamed, unchanged
 from api.dicomweb.forms import Form, choose_frame_form, frame_syntaxes, stored_form
 from api.dicomweb.multipart import Framing, digest, multipart, single
-from api.negotiation import MediaRange
+from api.negotiation import LONGEST_REMEMBERED, MediaRange, accept_text, header
 from api.service import Service, while_connected
 from api.streaming import Part
 from gpu_render import PIPELINE_VERSION
 from gpu_render.archive import FrameRecord
 from gpu_render.decode import find_decoder
 from gpu_render.errors import CorruptPixelData, InvalidFrameNumber, NotFound, NotRenderable
-from gpu_render.frame import EncodedFrame, PixelLayout
+from gpu_render.frame import FRAME_OVERHEAD, EncodedFrame, PixelLayout
 from gpu_render.priority import Priority
 from gpu_render.reference import FrameRef
 from gpu_render.transcode import EXPLICIT_LE
+
+LOOK_S = 1.0
+"""How long a file that is replaced while it is served may go unnoticed, where nobody has scanned it since."""
 
 _LIST = re.compile(r"[0-9]{1,10}(,[0-9]{1,10})*", re.ASCII)
 
@@ -44,12 +48,51 @@ class FrameBytes:
         return {"X-Decode-Backend": self.decoder}
 
 
+@dataclass(slots=True)
+class OneFrame:
+    """One frame with all that an answer says of it. ``looked_s``: when its file was last looked at."""
+
+    data: Part
+    decoder: str
+    version: str
+    framing: Framing
+    headers: dict[str, str]
+    whole: bytes | None = None
+    looked_s: float = field(default_factory=time.monotonic)
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether its file was looked at so short a time ago that it is not looked at again."""
+        return time.monotonic() - self.looked_s < LOOK_S
+
+    def joined(self) -> "OneFrame":
+        """The same to be kept: its body in one piece, for which the server needs one write and not three."""
+        head, tail = self.framing.heads[0], self.framing.tail
+        whole = b"".join((head, self.data, tail))
+        return replace(self, whole=whole, data=memoryview(whole)[len(head) : len(whole) - len(tail)])
+
+    @property
+    def nbytes(self) -> int:
+        """What it counts against the budget of frames [byte]."""
+        return len(self.data) + FRAME_OVERHEAD
+
+    @property
+    def is_gone(self) -> bool:
+        """Never: its bytes are its own."""
+        return False
+
+    def left(self) -> None:
+        """Nobody else has to know."""
+
+
 def parse_frames(study: str, series: str, instance: str, text: str) -> list[FrameRef]:
     """``1,2,3`` in the order that is asked for. Raises InvalidUid, and InvalidFrameNumber for anything else."""
     if _LIST.fullmatch(text) is None:
         raise InvalidFrameNumber("frames are asked for as a list of numbers from 1: 1,2,3")
     numbers = text.split(",")
     first = FrameRef.parse(study, series, instance, numbers[0])
+    if len(numbers) == 1:
+        return [first]
     if any(int(number) < 1 for number in numbers):
         raise InvalidFrameNumber("a frame number is an integer from 1 upwards")
     return [FrameRef(first.study_uid, first.series_uid, first.sop_instance_uid, int(number)) for number in numbers]
@@ -65,17 +108,47 @@ class Frames:
     priority: Priority
 
     async def one(self, ref: FrameRef) -> Response:
-        """A frame: read once, and decoded only where it has to be."""
-        if "if-none-match" in self.request.headers:
+        """A frame: kept from before, or read once, and decoded only where it has to be."""
+        kept = self._kept(ref)
+        if kept is not None and not kept.is_fresh:
+            kept = await while_connected(self.request, self._looked_at(ref, kept))
+        if kept is None and header(self.request, b"if-none-match") is not None:
             record = await asyncio.to_thread(self.service.archive.describe, ref)
             known = unchanged(self.request, _tagged(self.form(record, 1), (ref,), record.version)[1])
             if known is not None:
                 return known
-        form, frame = await while_connected(self.request, self._read(ref))
-        if frame.decoder != "none" and self.priority is Priority.INTERACTIVE:
-            self.service.lookahead.saw(ref, frame.decoder)
-        tag, headers = _tagged(form, (ref,), frame.version)
-        return held(self.request, _framing(form, tag, 1), (frame.data,), headers | frame.headers)
+        if kept is None:
+            generation = self.service.archive.generation
+            kept = _sent(ref, *await while_connected(self.request, self._read(ref)))
+            self._keep(ref, kept, generation)
+        if kept.decoder != "none" and self.priority is Priority.INTERACTIVE:
+            self.service.lookahead.saw(ref, kept.decoder)
+        headers = kept.headers | {"X-Decode-Backend": kept.decoder}
+        known = unchanged(self.request, kept.headers)
+        return known or held(self.request, kept.framing, (kept.data,), headers, kept.whole)
+
+    def _kept(self, ref: FrameRef) -> OneFrame | None:
+        """What this request gets, where it was kept for another one that accepts the same."""
+        renderer = self.service.renderer
+        kept = renderer.kept((ref, accept_text(self.request)))
+        if not isinstance(kept, OneFrame):
+            return None
+        renderer.was_at_hand()
+        return kept
+
+    def _keep(self, ref: FrameRef, frame: OneFrame, generation: int) -> None:
+        """For the next ones who accept the same: what is fetched only once is not kept."""
+        text = accept_text(self.request)
+        if self.priority is not Priority.PREFETCH and len(text) <= LONGEST_REMEMBERED:
+            self.service.renderer.keep((ref, text), frame.joined, frame.version, generation)
+
+    async def _looked_at(self, ref: FrameRef, kept: OneFrame) -> OneFrame | None:
+        """The same after a look at its file; None where that is another one now."""
+        record = await asyncio.to_thread(self.service.archive.describe, ref)
+        if record.version != kept.version:
+            return None
+        kept.looked_s = time.monotonic()
+        return kept
 
     async def many(self, refs: Sequence[FrameRef]) -> Response:
         """Frames in this order, each a part."""
@@ -193,6 +266,12 @@ def _tagged(form: Form, refs: Sequence[FrameRef], version: str) -> tuple[str, di
     uids = (first.study_uid, first.series_uid, first.sop_instance_uid)
     tag = digest("frames", uids, numbers, form, PIPELINE_VERSION, version)
     return tag, caching(f'"{tag}"')
+
+
+def _sent(ref: FrameRef, form: Form, frame: FrameBytes) -> OneFrame:
+    """What an answer with one frame consists of."""
+    tag, headers = _tagged(form, (ref,), frame.version)
+    return OneFrame(frame.data, frame.decoder, frame.version, _framing(form, tag, 1), headers)
 
 
 def _framing(form: Form, tag: str, count: int) -> Framing:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from starlette.requests import Request
 from starlette.responses import Response
 
+from api.negotiation import header
 from api.problems import problem
 from api.streaming import IS_HEAD
 
@@ -55,9 +56,11 @@ def wanted_range(request: Request, total: int | None, tag: str) -> ByteRange | N
 
     A body whose length is not known before (None) is sent whole. Raises Unsatisfiable.
     """
-    text = None if request.scope.get(IS_HEAD) else request.headers.get("range")  # RFC 9110 section 14.2: of GET only
-    condition = request.headers.get("if-range")
-    if text is None or total is None or (condition is not None and condition.strip() != tag):
+    text = None if request.scope.get(IS_HEAD) else header(request, b"range")  # RFC 9110 section 14.2: of GET only
+    if text is None or total is None:
+        return None
+    condition = header(request, b"if-range")
+    if condition is not None and condition.strip() != tag:
         return None
     return parse_range(text, total)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from api.dicomweb import frames
 from tests.api.answers import SERIES, STUDY, Answers, serve
 from tests.data import write_image
 
@@ -87,3 +88,30 @@ def test_pages_of_listed_origins_may_show_pictures_as_they_are(
         thumbnail = answers.client.get(f"{INSTANCE}/thumbnail")
         assert thumbnail.status_code == 200
         assert thumbnail.headers["cross-origin-resource-policy"] == policy
+
+
+@pytest.mark.parametrize("accept", ['multipart/related; type="application/octet-stream"', "application/octet-stream"])
+def test_a_frame_that_was_kept_is_of_the_old_file_for_a_moment_at_most(
+    tmp_path: Path, accept: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path, 10)
+    with serve(tmp_path) as answers:
+
+        def ask(**headers: str) -> tuple[int, dict[str, str], bytes]:
+            got = answers.client.get(f"{INSTANCE}/frames/1", headers={"Accept": accept, **headers})
+            return got.status_code, dict(got.headers), got.content
+
+        first = ask()
+        for _ in range(3):  # not kept, kept, from what is kept
+            assert ask() == first
+        part = ask(Range="bytes=2-9")
+        assert (part[0], part[2]) == (206, first[2][2:10])
+        assert ask(**{"If-None-Match": first[1]["etag"]})[0] == 304
+        monkeypatch.setattr(frames, "LOOK_S", 0.0)
+        put(tmp_path, 4)
+        new = ask()
+        assert new[1]["etag"] != first[1]["etag"]
+        assert new[2].count(np.full((4, 8), 4, np.uint16).tobytes()) == 1
+        assert ask(**{"If-None-Match": first[1]["etag"]})[0] == 200
+        (tmp_path / "one.dcm").unlink()
+        assert ask()[0] == 404
