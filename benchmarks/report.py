@@ -58,6 +58,14 @@ COLUMNS = (
 _TEXT_COLUMNS = 3
 
 
+TITLES = {"sizes": "Time to one frame of other sizes"}
+
+
+def title(run: Run) -> str:
+    """What its cases are about."""
+    return TITLES.get(run.benchmark, "Time to one 512x512 CT slice")
+
+
 def rich_table(run: Run, title: str = "time to one 512x512 slice over HTTP") -> Table:
     """For the terminal."""
     table = Table(title=title, caption=heading(run), header_style="bold")
@@ -165,7 +173,7 @@ def plot(run: Run, path: Path) -> None:
     axes.set_xscale("log")
     axes.set_xlim(0.1, run.alarm_s * 4000)
     axes.set_xlabel("ms from request to last byte: bar median, tick p99 (orange cold, blue warm)")
-    axes.set_title(f"Time to one 512x512 CT slice\n{heading(run)}", fontsize=9)
+    axes.set_title(f"{title(run)}\n{heading(run)}", fontsize=9)
     axes.grid(axis="x", which="major", linewidth=0.4)
     drawing.save(figure, path)
 
