@@ -149,7 +149,12 @@ def create_app(
         # Paths name studies: no library that happens to be installed is to send them to some collector.
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
-    direct = ((native.router, native.get_frame), (wado.router, wado.get_frames))
+    direct = (
+        (native.router, native.get_frame),
+        (wado.router, wado.get_frames),
+        (rendered.router, rendered.get_rendered_frames),
+        (rendered.router, rendered.get_rendered_instance),
+    )
     app.add_middleware(Direct, routes=[route_of(router, handler) for router, handler in direct])
     problems.install(app)
     app.state.benchmarks = benchmarks.Benchmarks(chosen.benchmark_results)

@@ -16,7 +16,7 @@ from api.service import Service
 from gpu_render.ahead import in_order
 from gpu_render.archive import DicomJson, InstanceRecord
 from gpu_render.errors import CorruptPixelData, NotRenderable, RenderError, TooLarge
-from gpu_render.frame import RenderedFrame
+from gpu_render.frame import FRAME_OVERHEAD, RenderedFrame
 from gpu_render.pictures.annotate import burn_in
 from gpu_render.pictures.captions import lines
 from gpu_render.pictures.colour import Profile, Source, manage, source_of
@@ -41,6 +41,19 @@ class Picture:
 
     data: bytes
     version: str
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes [byte]."""
+        return len(self.data) + FRAME_OVERHEAD
+
+    @property
+    def is_gone(self) -> bool:
+        """Never: it has all its bytes."""
+        return False
+
+    def left(self) -> None:
+        """Nobody else has to know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +110,19 @@ class Pictures:
         return View(window=self.look.window, region=viewport.region(record.layout), viewport=viewport.size)
 
     async def make(self, ref: FrameRef, priority: Priority | None = None) -> Picture:
-        """One frame's picture. Raises any RenderError. Cancel the caller to drop the work."""
+        """One frame's picture, the same one where it is asked for again and again. Raises any RenderError. Cancel the
+        caller to drop the work."""
+        key, generation = (ref, self.look, self.media_type), self.service.archive.generation
+        renderer = self.service.renderer
+        kept = renderer.kept(key)
+        if isinstance(kept, Picture):
+            renderer.was_at_hand()
+            return kept
         priority = self.priority if priority is None else priority
         frame, instance = await self._frame(ref, priority)
-        return await self._on_a_thread(partial(self._encode, ref, frame, instance), priority)
+        picture = await self._on_a_thread(partial(self._encode, ref, frame, instance), priority)
+        renderer.keep(key, lambda: picture, picture.version, generation)
+        return picture
 
     async def make_patiently(self, ref: FrameRef, versions: Mapping[str, str]) -> Picture:
         """The same for a frame in mid-answer: whoever waits for any single frame comes before it. ``versions``: of the

@@ -26,7 +26,7 @@ from api.service import ClientGone, Service, priority_of, service_of, while_conn
 from api.streaming import Part
 from gpu_render import PIPELINE_VERSION
 from gpu_render.archive import Archive, InstanceRecord
-from gpu_render.errors import BadRequest, NotFound, NotRenderable
+from gpu_render.errors import BadRequest, NotFound, NotRenderable, RenderError
 from gpu_render.pictures.colour import Profile
 from gpu_render.pictures.encode import GIF
 from gpu_render.priority import Priority
@@ -55,6 +55,19 @@ _OF_THUMBNAILS: dict[int | str, dict[str, Any]] = {
 }
 
 RenderedParameters = Annotated[RenderedQuery, Query()]
+
+
+def _parameter(name: str) -> Any:
+    """One of them by itself: routes of single instances and frames take texts only, see ``api.direct``."""
+    field = RenderedQuery.model_fields[name]
+    return Query(description=field.description, examples=field.examples)
+
+
+WindowText = Annotated[str | None, _parameter("window")]
+ViewportText = Annotated[str | None, _parameter("viewport")]
+QualityText = Annotated[str | None, _parameter("quality")]
+AnnotationText = Annotated[str | None, _parameter("annotation")]
+ProfileText = Annotated[str | None, _parameter("iccprofile")]
 ThumbnailViewport = Annotated[str | None, Query(description="vw,vh in pixels", examples=["256,256"])]
 
 REVALIDATED = {"Cache-Control": "private, no-cache"}
@@ -109,6 +122,20 @@ async def _records(
     if not hidden:
         return shown, {}
     return shown, {"Warning": f"299 {PREFIX}: {hidden} of {len(records)} instances cannot be shown as pictures"}
+
+
+def _only_frame(
+    archive: Archive, study_uid: str, series_uid: str | None, sop_instance_uid: str | None
+) -> FrameRef | None:
+    """The frame of an instance that has no other, by one look-up. None for all else, also where something is wrong,
+    which ``_records`` says."""
+    if series_uid is None or sop_instance_uid is None:
+        return None
+    ref = FrameRef(study_uid, series_uid, sop_instance_uid, 1)
+    try:
+        return ref if archive.describe(ref).number_of_frames == 1 else None
+    except RenderError:
+        return None
 
 
 # -- answers --------------------------------------------------------------------------------------------------
@@ -188,6 +215,10 @@ async def _rendered(
     look = parse_look(query, service.settings.max_viewport)
     choose_form(request, several=True)  # what is wrong with Accept is wrong whatever there is
     uids = _checked(study, series, instance)
+    only = _only_frame(service.archive, study, series, instance)
+    if only is not None and not (form := choose_form(request, several=False)).multipart:
+        answer = Answer(request, service, look, form, priority_of(request))
+        return await answer.single(only, {"Content-Location": _location(request, only, "rendered")})
     records, hidden = await _records(service.archive, *uids)
     several = sum(record.number_of_frames for record in records) > 1
     form = choose_form(request, several=several)
@@ -269,18 +300,41 @@ async def get_rendered_series(request: Request, study: str, series: str, query: 
 
 @router.get(_INSTANCE + "/rendered", summary="Pictures of an instance", response_class=Response, responses=_OF_PICTURES)
 async def get_rendered_instance(
-    request: Request, study: str, series: str, instance: str, query: RenderedParameters
+    request: Request,
+    study: str,
+    series: str,
+    instance: str,
+    window: WindowText = None,
+    viewport: ViewportText = None,
+    quality: QualityText = None,
+    annotation: AnnotationText = None,
+    iccprofile: ProfileText = None,
 ) -> Response:
     """As for a series; of a single-frame instance its picture."""
+    query = RenderedQuery(
+        window=window, viewport=viewport, quality=quality, annotation=annotation, iccprofile=iccprofile
+    )
     return await _or_gone(_rendered(request, query, study, series, instance))
 
 
 @router.get(_FRAMES + "/rendered", summary="Pictures of frames", response_class=Response, responses=_OF_PICTURES)
 async def get_rendered_frames(
-    request: Request, study: str, series: str, instance: str, frames: str, query: RenderedParameters
+    request: Request,
+    study: str,
+    series: str,
+    instance: str,
+    frames: str,
+    window: WindowText = None,
+    viewport: ViewportText = None,
+    quality: QualityText = None,
+    annotation: AnnotationText = None,
+    iccprofile: ProfileText = None,
 ) -> Response:
     """``1`` or ``1,2,3``: numbers from 1."""
     refs = parse_frames(study, series, instance, frames)
+    query = RenderedQuery(
+        window=window, viewport=viewport, quality=quality, annotation=annotation, iccprofile=iccprofile
+    )
     return await _or_gone(_rendered_frames(request, query, refs))
 
 

@@ -4,12 +4,13 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 
 from api.dicomweb.multipart import MEDIA_TYPE as MULTIPART
-from api.negotiation import MediaRange, parse_accept, quality
+from api.negotiation import LONGEST_REMEMBERED, MediaRange, parse_accept, quality
 from gpu_render.errors import BadRequest, InvalidRegion, InvalidWindow, NotAcceptable
 from gpu_render.frame import PixelLayout, Window
 from gpu_render.pictures.captions import Annotation
@@ -175,7 +176,18 @@ def choose_form(request: Request, *, several: bool, parts: bool = True) -> Form:
     ``accept`` comes first, the header where nothing in that can be had. Raises NotAcceptable, which lists what is
     offered, and BadRequest where media types of DICOM and rendered ones are mixed.
     """
-    texts = (",".join(request.query_params.getlist("accept")), ",".join(request.headers.getlist("accept")))
+    in_query = ",".join(request.query_params.getlist("accept")) if _names_accept(request) else ""
+    texts = in_query, ",".join(request.headers.getlist("accept"))
+    choose = _usual_form if sum(map(len, texts)) <= LONGEST_REMEMBERED else _form
+    return choose(texts, several, parts)
+
+
+def _names_accept(request: Request) -> bool:
+    """Whether the query may have the parameter ``accept``, however it is written."""
+    return any(part in request.scope["query_string"] for part in (b"accept", b"%"))
+
+
+def _form(texts: tuple[str, ...], several: bool, parts: bool) -> Form:
     accepted = [ranges for text in texts if (ranges := parse_accept(text))]
     _refuse_mixtures([entry for ranges in accepted for entry in ranges])
     single, in_parts = ([Form(media, multipart) for media in OFFERED] for multipart in (False, True))
@@ -188,6 +200,9 @@ def choose_form(request: Request, *, several: bool, parts: bool = True) -> Form:
         offered = [*OFFERED, *([f'{MULTIPART}; type="{media}"' for media in OFFERED] if parts else [])]
         raise NotAcceptable(f"this resource is offered as {', '.join(offered)}")
     return Form(JPEG, multipart=False)
+
+
+_usual_form = lru_cache(maxsize=256)(_form)
 
 
 def _part_type(entry: MediaRange) -> str:

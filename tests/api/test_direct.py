@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 
 from api import native
 from api.app import create_app
-from api.dicomweb import wado
+from api.dicomweb import rendered, wado
 from api.direct import Direct, route_of
 from api.negotiation import LONGEST_REMEMBERED
 from gpu_render.settings import Settings
@@ -138,6 +138,42 @@ def test_what_a_client_has_it_is_not_sent(
     assert what(got) == what(want)
 
 
+RENDERED = [
+    "",
+    "?window=40,400,linear",
+    "?window=40%2C400%2Clinear&viewport=64,64&quality=50",
+    "?window=40,400,linear&window=50,500,linear",
+    "?annotation=patient,dose&iccprofile=yes",
+    "?accept=image/png",
+    "?%61ccept=image/png",
+    "?accept=image/gif&quality=",
+    "?other=1",
+    # refused
+    "?window=40,400",
+    "?window=",
+    "?viewport=0,0",
+    "?quality=101",
+    "?annotation=%00",
+    "?iccprofile=other",
+    "?accept=text/html",
+    "?accept=image/png,application/dicom",
+]
+
+
+@pytest.mark.parametrize("query", RENDERED)
+@pytest.mark.parametrize("name", ["CT_small.dcm", "SC_rgb_rle_2frame.dcm"])
+@pytest.mark.parametrize("leaf", ["/frames/1/rendered", "/frames/1,2/rendered", "/frames/0/rendered", "/rendered"])
+def test_pictures(
+    query: str, name: str, leaf: str, direct: TestClient, routed: TestClient, frame_urls: dict[str, list[str]]
+) -> None:
+    instance = url_of(name, frame_urls).replace("/api", "/dicomweb", 1).rpartition("/frames/")[0]
+    for accept in (None, "image/png;q=0.5, image/jpeg", 'multipart/related; type="image/png"'):
+        headers = {} if accept is None else {"Accept": accept}
+        got, want = (what(client.get(instance + leaf + query, headers=headers)) for client in (direct, routed))
+        # The boundary of parts is made of the answer's tag, the same for the same pictures.
+        assert got == want
+
+
 def test_requests_are_counted_by_their_route(direct: TestClient, frame_urls: dict[str, list[str]]) -> None:
     url = url_of("CT_small.dcm", frame_urls)
     direct.get(url + "?stage=wrong")
@@ -204,3 +240,5 @@ def test_a_route_that_needs_more_of_the_framework_is_refused(handler: Any) -> No
 
 def test_the_routes_of_single_frames_need_no_more() -> None:
     Direct(native.router, [route_of(native.router, native.get_frame), route_of(wado.router, wado.get_frames)])
+    of_pictures = (rendered.get_rendered_frames, rendered.get_rendered_instance)
+    Direct(rendered.router, [route_of(rendered.router, handler) for handler in of_pictures])

@@ -1,11 +1,15 @@
 """Files that are replaced while a service runs: what is said of an instance is of the file that is there now."""
 
+import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from api.dicomweb import frames
+from api.dicomweb import frames, pictures
+from gpu_render.pictures.encode import encode
 from tests.api.answers import SERIES, STUDY, Answers, serve
 from tests.data import write_image
 
@@ -115,3 +119,34 @@ def test_a_frame_that_was_kept_is_of_the_old_file_for_a_moment_at_most(
         assert ask(**{"If-None-Match": first[1]["etag"]})[0] == 200
         (tmp_path / "one.dcm").unlink()
         assert ask()[0] == 404
+
+
+@pytest.mark.parametrize("accept", ["image/jpeg", "image/png"])
+def test_a_picture_that_was_kept_is_not_of_the_old_file(tmp_path: Path, accept: str) -> None:
+    put(tmp_path, 10)
+    with serve(tmp_path) as answers:
+
+        def ask(**parameters: str) -> tuple[int, int, dict[str, str], bytes]:
+            """Pictures that were encoded, and the answer."""
+            before = len(encoded)
+            got = answers.client.get(f"{INSTANCE}/rendered", params=parameters, headers={"Accept": accept})
+            return len(encoded) - before, got.status_code, dict(got.headers), got.content
+
+        def counted(*given: Any) -> bytes:
+            encoded.append(1)
+            return encode(*given)
+
+        encoded: list[int] = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(pictures, "encode", counted)
+            first = ask()
+            assert [ask() for _ in range(4)] == [first, *[(0, *first[1:])] * 3]
+            assert ask(annotation="technique", viewport="200,200")[3] != first[3]
+            assert ask(viewport="8,8")[0] == 1
+            put(tmp_path, 4)
+            new = ask()
+            assert new[0] == 1
+            assert new[2]["etag"] != first[2]["etag"]
+            assert Image.open(io.BytesIO(new[3])).size == (8, 4)
+            (tmp_path / "one.dcm").unlink()
+            assert ask()[1] == 404
