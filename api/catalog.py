@@ -1,6 +1,7 @@
 """What there is: studies, the manifest of a series, the state of the index. JSON for viewers."""
 
 import asyncio
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -12,7 +13,7 @@ from api.problems import RESPONSES
 from api.service import Service, service_of
 from gpu_render import PIPELINE_VERSION
 from gpu_render.archive import FrameRecord, SeriesManifest, SeriesRecord, StudyRecord
-from gpu_render.frame import LookupTable, PixelLayout, Rescale, Window
+from gpu_render.frame import FRAME_OVERHEAD, LookupTable, PixelLayout, Rescale, Window
 from gpu_render.reference import FrameRef, check_uid
 
 router = APIRouter(prefix="/api", tags=["catalog"], responses=RESPONSES)
@@ -254,11 +255,39 @@ async def get_series(request: Request, study: str, series: str) -> Response:
     """All frames of a series in anatomical order, with everything a viewer needs, in one call."""
     service = service_of(request)
     study_uid, series_uid = check_uid(study, "Study Instance UID"), check_uid(series, "Series Instance UID")
-    return await asyncio.to_thread(_manifest, request, service, study_uid, series_uid)
+    generation = service.archive.generation
+    version = await asyncio.to_thread(service.archive.series_version, study_uid, series_uid)
+    key = "manifest", study_uid, series_uid, version  # read before the text, which is not older then
+    kept = service.renderer.kept(key)
+    if isinstance(kept, KeptText):
+        return await asyncio.to_thread(json_document, request, kept.text)
+    text = await asyncio.to_thread(_manifest, service, study_uid, series_uid)
+    service.renderer.keep(key, lambda: KeptText(text), version, generation)
+    return await asyncio.to_thread(json_document, request, text)
 
 
-def _manifest(request: Request, service: Service, study_uid: str, series_uid: str) -> Response:
-    return json_response(request, manifest_json(service.archive.series(study_uid, series_uid)))
+@dataclass(frozen=True, slots=True)
+class KeptText:
+    """A JSON text that was asked for twice, kept among the frames."""
+
+    text: bytes
+
+    @property
+    def nbytes(self) -> int:
+        """What it counts against their budget [byte]."""
+        return len(self.text) + FRAME_OVERHEAD
+
+    @property
+    def is_gone(self) -> bool:
+        """Never."""
+        return False
+
+    def left(self) -> None:
+        """Nobody else has to know."""
+
+
+def _manifest(service: Service, study_uid: str, series_uid: str) -> bytes:
+    return orjson.dumps(manifest_json(service.archive.series(study_uid, series_uid)))
 
 
 @router.get("/index", summary="State of the index", responses=example(_INDEX_EXAMPLE), response_class=Response)

@@ -1,6 +1,7 @@
 """Folders of DICOM files as an archive: scanned once, then one positional read a frame."""
 
 import contextlib
+import hashlib
 import os
 import stat
 import threading
@@ -286,8 +287,8 @@ class FolderArchive:
     def series_version(self, study_uid: str, series_uid: str) -> str:
         """What changes whenever ``series`` would answer something else: one look-up. Raises NotFound."""
         generation = self.generation
-        _, series = self._index.series_attributes(study_uid, series_uid)
-        return f"{generation}-{series.instance_count}-{series.frame_count}"
+        said = repr(self._index.series_attributes(study_uid, series_uid))  # with the counts of what it has
+        return f"{generation}-{hashlib.blake2b(said.encode('utf-8', 'surrogatepass'), digest_size=16).hexdigest()}"
 
     def image(self, image_id: int) -> ImageRecord:
         """The instance behind a stable integer id. Raises what ``describe`` raises."""

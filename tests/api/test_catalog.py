@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pydicom
@@ -13,7 +13,9 @@ from starlette.testclient import TestClient
 from api.app import create_app
 from gpu_render import PIPELINE_VERSION
 from gpu_render.settings import Settings
+from tests.api.answers import SERIES, STUDY, serve
 from tests.api.conftest import sop_instance_uid, wait_for_scan
+from tests.data import write_image
 
 
 @pytest.fixture(scope="module")
@@ -152,3 +154,24 @@ def test_file_names_that_are_no_text_are_listed_all_the_same(tmp_path: Path, sam
         state = wait_for_scan(client)
     assert len(state["unreadable"]) == 1
     assert state["unreadable"][0]["path"].startswith("caf")
+
+
+def test_a_manifest_that_was_kept_is_of_what_there_is_now(tmp_path: Path) -> None:
+    write_image(tmp_path / "1.dcm", np.zeros((4, 4), np.uint16), SOPInstanceUID="1.2.3.1")
+    with serve(tmp_path) as answers:
+        path, archive = f"/api/studies/{STUDY}/series/{SERIES}", cast(Any, answers.client.app).state.service.archive
+        first = answers.client.get(path)
+        for _ in range(3):  # made, kept, from what is kept
+            again = answers.client.get(path)
+            assert (again.content, again.headers["etag"]) == (first.content, first.headers["etag"])
+        assert answers.client.get(path, headers={"If-None-Match": first.headers["etag"]}).status_code == 304
+        write_image(tmp_path / "2.dcm", np.zeros((4, 4), np.uint16), SOPInstanceUID="1.2.3.2")
+        archive.scan()
+        uids = [frame["sop_instance_uid"] for frame in answers.client.get(path).json()["frames"]]
+        assert uids == ["1.2.3.1", "1.2.3.2"]
+        write_image(tmp_path / "1.dcm", np.zeros((8, 4), np.uint16), SOPInstanceUID="1.2.3.1")
+        archive.scan()
+        assert {tuple(frame["shape"]) for frame in answers.client.get(path).json()["frames"]} == {(4, 4), (8, 4)}
+        (tmp_path / "2.dcm").unlink()
+        archive.scan()
+        assert len(answers.client.get(path).json()["frames"]) == 1
