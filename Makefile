@@ -8,7 +8,7 @@ SOURCES := pyproject.toml requirements.lock viewer/build_hook.py viewer/package-
 	viewer/index.html viewer/docs.html viewer/benchmarks.html \
 	viewer/vite.config.ts viewer/tsconfig.json $(shell find viewer/src -type f 2>/dev/null)
 
-.PHONY: help setup system test test-system clients gpu gpu-test lint format demo conformance screenshot bench mutation bench-check bench-all bench-report bench-sizes bench-concurrency bench-bandwidth bench-endurance bench-peers bench-huge bench-series bench-load bench-index bench-metadata bench-gpu fuzz-setup fuzz lock clean
+.PHONY: help setup system test test-system clients gpu gpu-test lint format demo conformance screenshot bench mutation bench-check bench-all bench-report bench-sizes bench-concurrency bench-decode bench-bandwidth bench-endurance bench-peers bench-huge bench-series bench-load bench-index bench-metadata bench-gpu fuzz-setup fuzz lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -78,6 +78,9 @@ bench-sizes: setup ## time to a radiograph, a mammogram and a colour frame, per 
 
 bench-concurrency: setup ## 1 to 256 clients at once; takes about five minutes
 	$(BIN)/python -m benchmarks.concurrency
+
+bench-decode: setup ## codecs alone, and by the service's processes; takes four minutes
+	$(BIN)/python -m benchmarks.decode
 
 bench-bandwidth: setup ## windowing and unpacking on the CPU beside memcpy; takes a minute
 	$(BIN)/python -m benchmarks.bandwidth

@@ -41,6 +41,7 @@ ALL = (
     Benchmark("metadata", "benchmarks.metadata", "metadata of series of 1,000 and 3,000 instances", "5 min"),
     Benchmark("index", "benchmarks.index", "an index of 10,000 to 1,000,000 instances; scans", "15 min"),
     Benchmark("huge", "benchmarks.huge", "objects of 200,000 frames", "5 min"),
+    Benchmark("decode", "benchmarks.decode", "codecs alone, and by the service's processes", "4 min", True),
     Benchmark("bandwidth", "benchmarks.bandwidth", "windowing and unpacking on the CPU beside memcpy", "1 min", True),
     Benchmark("endurance", "benchmarks.endurance", "memory over ten minutes of mixed requests", "11 min", True),
     Benchmark("reencode", "benchmarks.reencode", "JPEG 2000 frames from copies as HTJ2K", "2 min"),
