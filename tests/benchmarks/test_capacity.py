@@ -36,6 +36,13 @@ def test_simulated_rows_of_the_document_are_those_of_the_script(found: Measured)
         assert capacity.markdown(rows).splitlines()[-1] in capacity.block(DOCUMENT, name).splitlines()
 
 
+def test_no_way_to_store_slices_is_cheaper_than_not_to_compress_them(found: Measured) -> None:
+    """Figures of several runs and kinds go into a row each: they must not contradict each other."""
+    assert min(capacity.SYNTAXES, key=found.work_ms) == "uncompressed"
+    for name in capacity.SYNTAXES:
+        assert found.work_ms(name) >= max(found.alone_ms[name], found.together_ms.get(name, 0.0))
+
+
 def test_the_document_says_that_no_gpu_was_measured_as_long_as_none_was(found: Measured) -> None:
     assert "No GPU has been measured" in DOCUMENT
     assert not any(one.run.machine.gpus for one in history.load([record.RESULTS]).stored), "then measure capacity anew"
