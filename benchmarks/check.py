@@ -167,11 +167,11 @@ def http_pairs(servers: Servers) -> Iterator[Pair]:
     warm_stored = asking(servers.warm, map(stored, itertools.cycle(hot)), read=False)
     dragging = asking(servers.warm, window_drag(hot), read=False)
     listing = asking(servers.warm, itertools.repeat(Question(f"/api/{series}", "application/json")))
-    yield Pair("stored values, uncompressed, cold", "ruler", cold_stored, beside, 20)
-    yield Pair("stored values, uncompressed, warm", "ruler", warm_stored, beside, 20)
-    yield Pair("picture, uncompressed, cold", "ruler", cold_picture, beside, 20)
-    yield Pair("picture, uncompressed, new window", "ruler", dragging, beside, 20)
-    yield Pair("WADO-RS frame, uncompressed", "ruler", asking(servers.warm, wado), beside, 20)
+    yield Pair("stored values, uncompressed, cold", "ruler", cold_stored, beside, 60)
+    yield Pair("stored values, uncompressed, warm", "ruler", warm_stored, beside, 60)
+    yield Pair("picture, uncompressed, cold", "ruler", cold_picture, beside, 60)
+    yield Pair("picture, uncompressed, new window", "ruler", dragging, beside, 60)
+    yield Pair("WADO-RS frame, uncompressed", "ruler", asking(servers.warm, wado), beside, 60)
     yield Pair("manifest of a series", "ruler", listing, beside, 10, tolerance=0.2)
 
 
