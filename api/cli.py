@@ -49,7 +49,7 @@ from gpu_render.errors import RenderError, StartupError
 from gpu_render.frame import RenderedFrame
 from gpu_render.gpus import Gpu, read_gpus
 from gpu_render.images import encode_png
-from gpu_render.memory import keep_freed_memory
+from gpu_render.memory import collect_rarely, keep_freed_memory
 from gpu_render.renderer import Renderer
 from gpu_render.settings import Settings, default_cache_dir
 from gpu_render.view import View
@@ -217,6 +217,7 @@ class Server(uvicorn.Server):
 def run_server(service: ASGIApp, host: str, port: int, settings: Settings, open_browser: bool = False) -> None:
     """Serve until SIGINT or SIGTERM."""
     keep_freed_memory()
+    collect_rarely()
     allow_connections()
     config = uvicorn.Config(
         service,

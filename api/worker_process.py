@@ -22,7 +22,7 @@ from starlette.types import ASGIApp
 from api.app import create_app
 from api.lines import fast_networks
 from api.sending import Connection, allow_connections
-from gpu_render.memory import keep_freed_memory
+from gpu_render.memory import collect_rarely, keep_freed_memory
 from gpu_render.settings import Settings
 
 DRAIN_S = 10
@@ -52,6 +52,7 @@ def main(make_app: Callable[[Settings], ASGIApp] = _service) -> int:
     order = Order(**json.loads(_read_line(0)))
     _set_up_logging(order.number)
     keep_freed_memory()
+    collect_rarely()
     allow_connections()
     threading.Thread(target=_end_with_supervisor, daemon=True).start()
     settings = Settings(**order.settings)

@@ -1,6 +1,7 @@
 """How this process keeps the memory that it has freed, and gets more of it."""
 
 import ctypes
+import gc
 import mmap
 import threading
 from typing import Any
@@ -67,3 +68,13 @@ def fetch_ahead() -> None:
     as long. Nothing where ``keep_freed_memory`` was not called. Any threads may call."""
     if _heap is not None:
         _heap.populate()
+
+
+def collect_rarely() -> None:
+    """Look for garbage in cycles less often, and never again in what is there now: code and tables, which stay.
+
+    An answer leaves no cycles, an error a few small ones, and all that is made counts as if it did; a look at
+    everything stops all answers for more than a tenth of a second. Call it when all modules are imported."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 50)

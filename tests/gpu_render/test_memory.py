@@ -62,3 +62,21 @@ def test_memory_for_frames_that_stay_is_mapped_some_frames_at_a_time() -> None:
 def _populates() -> bool:
     release = [int(part) for part in platform.release().split("-")[0].split(".")[:2]]
     return release >= [5, 14]
+
+
+_COLLECTED = """
+import gc
+from gpu_render.memory import collect_rarely
+before = len(gc.get_objects())
+collect_rarely()
+assert gc.get_freeze_count() > before // 2 > len(gc.get_objects())
+class Cycle: pass
+for _ in range(200_000):
+    one = Cycle()
+    one.self = one
+assert sum(isinstance(one, Cycle) for one in gc.get_objects()) < 40_000
+"""
+
+
+def test_garbage_is_looked_for_rarely_and_found_all_the_same() -> None:
+    subprocess.run([sys.executable, "-c", _COLLECTED], check=True, timeout=60)
