@@ -5,8 +5,7 @@ index of 8 bytes for each. A line is used only after every stored value between 
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -88,8 +87,6 @@ class Line:
 def fit(field: Field, low: int, greys: npt.NDArray[np.uint8], gain: float, offset: float) -> Line | None:
     """The line near ``stored * gain + offset`` that gives ``greys`` for the stored values from ``low`` on, and keeps
     the first and last of them beyond; None where there is none."""
-    if not (math.isfinite(gain) and math.isfinite(offset)):
-        return None
     first, last = _constant_ends(greys)
     stored = np.arange(low + first, low + last + 1).astype(field.dtype)
     wanted, floats, found = greys[first : last + 1], np.empty(len(stored), np.float32), np.empty(len(stored), np.uint8)
@@ -106,10 +103,16 @@ def _constant_ends(greys: npt.NDArray[np.uint8]) -> tuple[int, int]:
     return (int(changes[0]), int(changes[-1]) + 1) if changes.size else (0, 0)
 
 
-def _lines(field: Field, stored: Array, gain: float, offset: float) -> Sequence[Line]:
+def _lines(field: Field, stored: Array, gain: float, offset: float) -> list[Line]:
     low, high = int(stored[0]), int(stored[-1])
-    ends = sorted((low * gain + offset, high * gain + offset))
-    clips = ends[0] < -0.5 or ends[1] > 255.5  # trunc is 0 from above -1 on, and 255 below 256
-    if max(map(abs, ends)) > 2.0**20:
-        return ()
-    return [Line(field, low, high, np.float32(gain), np.float32(offset + bias), clips) for bias in BIASES]
+    ends = np.array((low, high), np.float32)
+    found = []
+    with np.errstate(all="ignore"):
+        for bias in BIASES:
+            line = Line(field, low, high, np.float32(gain), np.float32(offset + bias), clips=False)
+            first, last = sorted((ends * line.gain + line.offset).tolist())  # all others lie between
+            if first > -1 and last < 256:  # which trunc takes to 0 and to 255
+                found.append(line)
+            elif math.isfinite(first) and math.isfinite(last):
+                found.append(replace(line, clips=True))
+    return found

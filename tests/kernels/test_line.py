@@ -66,6 +66,7 @@ def test_what_float32_cannot_say_is_left_to_a_table() -> None:
     assert line_of(record(span=0)) is None
     assert line_of(record(slope=math.inf)) is None
     assert line_of(record(lower=40.5, span=69999, invert=1)) is None
+    assert line_of(record(slope=1e300, lower=0, bits=1)) is None  # which is infinite in float32, and 0 times it nothing
     greys = np.array([0, 3, 1, 255], np.uint8)
     assert fit(Field(0, 16, False), 10, greys, 1.0, -10.0) is None
 
