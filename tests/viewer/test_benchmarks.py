@@ -50,8 +50,14 @@ def made_up() -> tuple[record.Run, ...]:
         target_percent=90,
     )
     slices = next(run for run in COMMITTED if run.benchmark == "slice")
+    mammograms = [
+        case.model_copy(update={"group": f"mammography 3328x4096, {case.group}"})
+        for case in slices.cases
+        if case.group == "JPEG 2000"
+    ]
     begun = Started()
     runs = [
+        begun.record("sizes", (), cases=tuple(mammograms)),
         begun.record("concurrency", (), measurements=load),
         begun.record("roofline", (), kernels=(kernel,)),
         slices.model_copy(update={"date": "2024-02-28T00:00:00+00:00", "revision": "1" * 40}),
@@ -182,6 +188,9 @@ def test_a_machine_is_chosen_and_its_load_kernels_and_history_are_drawn(page: Pa
     page.goto(f"{local}/benchmarks")
     choose(page.get_by_label("Machine"), "Made Up For Tests, 64 cores")
     expect(by_testid(page, "machine")).to_have_attribute("data-machine", made_up()[0].machine.slug)
+    latency = by_testid(page, "latency")
+    choose(latency.locator("select"), "sizes, mammography 3328x4096")
+    assert {row[0] for row in cells(latency)} == {"JPEG 2000"}
     throughput = by_testid(page, "throughput")
     assert throughput.locator("g.line").count() == 2
     rows = cells(throughput)

@@ -200,7 +200,7 @@ function drawLine(line: Line, series: number, at: (place: number) => number, sca
 
 /** Bars beside the roof that each could reach, and what was promised of it. */
 export function barPlot(bars: Bar[], unit: Unit, axis: string, label: string): SVGElement {
-  const left = 260;
+  const left = 290;
   const x = linear(bars.flatMap((bar) => [bar.value, bar.roof]), left, WIDTH - RIGHT - 130);
   const bottom = TOP + bars.length * 30;
   const nodes: Node[] = x.ticks.flatMap((tick) => [

@@ -75,7 +75,10 @@ export interface Results {
   unreadable: Record<string, string>;
 }
 
-/** One figure of one run. `clients` is taken out of `parameters`; so is the size, `512 x 512` where none is given. */
+/** The size of a slice where nothing else is said. */
+export const USUAL = "512 x 512";
+
+/** One figure of one run. `clients` is taken out of `parameters`; so is the size. */
 export interface Figure {
   benchmark: string;
   group: string;
@@ -110,9 +113,8 @@ function spreadOf(summary: Summary): Spread {
 export function figuresOf(run: Run): Figure[] {
   const cases = run.cases.map((one) => ({
     benchmark: run.benchmark,
-    group: one.group,
+    ...placed(one.group),
     name: one.state === "" ? one.request : `${one.request}, ${one.state}`,
-    size: "512 x 512",
     clients: null,
     unit: "ms",
     spread: spreadOf(one.client),
@@ -122,14 +124,20 @@ export function figuresOf(run: Run): Figure[] {
   return [...cases, ...run.measurements.map((one) => measured(run.benchmark, one))];
 }
 
+/** Where cases are of several kinds of pictures, their groups are like "CR 2048x2048, JPEG 2000". */
+function placed(group: string): { group: string; size: string } {
+  const parts = /^(.* \d+x\d+), (.+)$/.exec(group);
+  return parts === null ? { group, size: USUAL } : { group: parts[2]!, size: parts[1]! };
+}
+
 function measured(benchmark: string, one: Measurement): Figure {
   const { rows, columns, clients, ...rest } = one.parameters;
   const others = Object.entries(rest).map(([key, value]) => (key === "state" ? `${value}` : `${key} ${value}`));
   return {
     benchmark,
     group: one.group,
-    name: [...(one.who === "gpu-render" ? [] : [one.who]), one.name, ...others].join(", "),
-    size: rows === undefined || columns === undefined ? "512 x 512" : `${columns} x ${rows}`,
+    name: [...(one.who === "gpu-render" || one.name.startsWith(one.who) ? [] : [one.who]), one.name, ...others].join(", "),
+    size: rows === undefined || columns === undefined ? USUAL : `${columns} x ${rows}`,
     clients: typeof clients === "number" ? clients : null,
     unit: one.unit,
     spread: one.summary,

@@ -2,7 +2,7 @@
 
 import { element } from "../shell/dom";
 import { barPlot, dotPlot, linePlot, seriesClass, type Limit, type Line, type Point, type Unit } from "./plot";
-import { bandwidthsOf, figuresOf, latest, type Figure, type Result } from "./results";
+import { USUAL, bandwidthsOf, figuresOf, latest, type Figure, type Result } from "./results";
 
 export interface Drawn {
   /** What can be chosen, first the default; sections with one thing to show have none. */
@@ -80,7 +80,7 @@ function unique<T>(values: T[]): T[] {
 // --- latency -----------------------------------------------------------------------------------------------
 
 function isLatency(figure: Figure): boolean {
-  return figure.unit === "ms" && figure.clients === null && SYNTAXES.includes(figure.group);
+  return figure.unit === "ms" && figure.clients === null && (SYNTAXES.includes(figure.group) || figure.size !== USUAL);
 }
 
 /** One slice, by transfer syntax, against 2 s and 5 s. */
@@ -90,7 +90,7 @@ export function latency(results: Result[]): Drawn {
     const figures = figuresOf(result.run);
     for (const size of unique(figures.filter(isLatency).map((figure) => figure.size))) {
       const shown = figures.filter((figure) => figure.size === size && isLatency(figure));
-      const ruler = figures.filter((figure) => figure.group === "ruler" && figure.unit === "ms" && figure.clients === null);
+      const ruler = size === USUAL ? figures.filter((one) => one.group === "ruler" && one.clients === null) : [];
       views.set(`${result.run.benchmark}, ${size}`, { result, figures: [...shown, ...ruler] });
     }
   }
@@ -271,7 +271,7 @@ export function history(results: Result[]): Drawn {
   for (const result of ordered) {
     for (const figure of figuresOf(result.run)) {
       const clients = figure.clients === null ? "" : `, ${figure.clients} clients`;
-      const size = figure.size === "512 x 512" ? "" : `, ${figure.size}`;
+      const size = figure.size === USUAL ? "" : `, ${figure.size}`;
       const key = `${figure.benchmark}: ${figure.name}${size}${clients}`;
       found.set(key, [...(found.get(key) ?? []), { result, figure }]);
     }
