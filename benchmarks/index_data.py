@@ -9,6 +9,7 @@ from typing import Any
 
 import pydicom
 from pydicom.data import get_testdata_file
+from pydicom.uid import UID
 
 from gpu_render.archive.index import FileChange, FileKey, Index
 from gpu_render.archive.parse import Parsed, parse_file, unpack_result
@@ -136,7 +137,7 @@ def write_files(folder: Path, count: int) -> list[Path]:
         study, series, within = place_of(instance)
         ref = frame_of(instance)
         ds.StudyInstanceUID, ds.SeriesInstanceUID = ref.study_uid, ref.series_uid
-        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = ref.sop_instance_uid
+        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = UID(ref.sop_instance_uid)
         ds.PatientName, ds.PatientID, ds.StudyDate = study.patient_name, study.patient_id, study.day
         ds.AccessionNumber, ds.SeriesNumber = f"A{study.number}", series
         ds.InstanceNumber = ds.AcquisitionNumber = within
