@@ -19,7 +19,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import data, record, running
+from benchmarks import clients, data, record, running
 from benchmarks.harness import BenchmarkError
 from benchmarks.peers import contest, figures, native, network, nginx, orthanc, report
 from benchmarks.peers.contest import Outcome, Peers, Plan
@@ -107,12 +107,11 @@ def measure(folder: Path, roots: Sequence[Path], plan: Plan, console: Console) -
 
 def _versions() -> dict[str, str]:
     """Of what measures and of the limit."""
-    asked = {"wrk": ["wrk", "-v"], "nginx": [str(nginx.program()), "-v"], "C compiler": [str(native.compiler()), "-v"]}
-    found = {}
-    for name, command in asked.items():
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
-        lines = [line for line in (done.stdout + done.stderr).splitlines() if "version" in line or "wrk" in line]
-        found[name] = lines[-1].partition(" Copyright")[0].strip() if lines else "unknown"
+    found = {"wrk": clients.generator_version()}
+    for name, program in (("nginx", nginx.program()), ("C compiler", native.compiler())):
+        done = subprocess.run([str(program), "-v"], capture_output=True, text=True, timeout=20)
+        lines = [line for line in (done.stdout + done.stderr).splitlines() if " version" in line]
+        found[name] = lines[-1].removeprefix("nginx version: ").strip() if lines else "unknown"
     return found
 
 

@@ -5,6 +5,7 @@ import http.client
 import random
 import statistics
 import sys
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -49,7 +50,8 @@ _OF_THE_MOST = (OURS, RULER, NGINX)
 class Plan:
     """How much is measured. ``slices`` a transfer syntax, of which ``warm`` are asked for again and again.
 
-    ``cold_slices``: how many slices a route is asked for after each start.
+    ``cold_slices``: how many slices a route is asked for after each start. After ``limit_s`` no further warm round
+    begins, but two are made in any case.
     """
 
     syntaxes: tuple[str, ...]
@@ -61,6 +63,7 @@ class Plan:
     most_clients: int
     cold_rounds: int
     cold_slices: int
+    limit_s: float = 660.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,8 +219,10 @@ def measure_warm(peers: Peers, plan: Plan, outcome: Outcome, step: Step) -> None
         servers = {who: stack.enter_context(peers.serving(who)) for who in peers.servers}
         outcome.startup_s = servers[OURS].startup_s
         check_all(peers, servers, plan, outcome, step)
-        order = random.Random(plan.rounds)
-        for _ in range(plan.rounds):
+        order, start_s = random.Random(plan.rounds), time.perf_counter()
+        for turn in range(plan.rounds):
+            if turn >= 2 and time.perf_counter() - start_s > plan.limit_s:
+                break
             for block in order.sample(blocks(plan), len(blocks(plan))):
                 taking_part = in_block(peers, block, plan, outcome)
                 for contestant in order.sample(taking_part, len(taking_part)):

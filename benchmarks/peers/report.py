@@ -66,7 +66,7 @@ def number(value: float) -> str:
     """Three digits, and as many as there are before the point."""
     if value >= 100:
         return f"{value:,.0f}"
-    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+    return f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"
 
 
 def tables(run: Run) -> list[Table]:
@@ -75,10 +75,10 @@ def tables(run: Run) -> list[Table]:
     of_kinds = [_of_kind(found, kind) for kind in KINDS]
     states = ((REQUESTS, f"requests/s of {COMPARED_CLIENTS} clients"), (FIRST, "first touch, median ms"))
     across = [_across(found, name, kind, words) for kind in KINDS for name, words in states]
-    return [target_table(run.ratios), *(one for one in (*of_kinds, *across) if one.rows)]
+    return [target_table(run), *(one for one in (*of_kinds, *across) if one.rows)]
 
 
-def target_table(ratios: Sequence[Ratio]) -> Table:
+def target_table(run: Run) -> Table:
     rows = tuple(
         (
             one.name,
@@ -88,11 +88,33 @@ def target_table(ratios: Sequence[Ratio]) -> Table:
             f"{'>=' if one.better == 'higher' else '<='} {one.target:g}",
             f"{number(one.ratio)} ({number(one.low)} - {number(one.high)})",
             "yes" if one.reached else "no",
+            _by_processor_time(run.measurements, one),
         )
-        for one in ratios
+        for one in run.ratios
     )
-    columns = ("what", "stored as", "measured", "beside", "target", "ratio (95 % interval)", "reached")
+    columns = (
+        "what",
+        "stored as",
+        "measured",
+        "beside",
+        "target",
+        "ratio (95 % interval)",
+        "reached",
+        "by processor time",
+    )
     return Table("Targets", columns, rows, text_columns=4)
+
+
+def _by_processor_time(found: Sequence[Measurement], ratio: Ratio) -> str:
+    """The same ratio by what a request costs each server, which other work on the machine hardly changes."""
+    costs = {
+        label(one): one.summary.median
+        for one in found
+        if one.name == CPU and one.group == ratio.group and one.parameters[CLIENTS] == COMPARED_CLIENTS
+        if ratio.name.startswith(f"{one.parameters[KIND]}, ") and f"{COMPARED_CLIENTS} clients" in ratio.name
+    }
+    ours, theirs = costs.get(ratio.of), costs.get(ratio.to)
+    return number(theirs / ours) if ours and theirs and ratio.of != ratio.to else ""
 
 
 def _of_kind(found: Sequence[Measurement], kind: str) -> Table:
@@ -154,11 +176,14 @@ def markdown(run: Run) -> str:
     programs = ", ".join(f"{name}: {version}" for name, version in run.programs.items())
     first, *others = tables(run)
     refused = [one.removeprefix(_NOT_TIMED) for one in run.notes if one.startswith(_NOT_TIMED)]
+    disturbed = run.load_average[0] > run.machine.cores
+    warning = "The machine did other work at the same time, so that these are no figures to go by."
     parts = [
         "# Beside its peers",
         "Made by `make bench-peers`; [benchmarks.md](benchmarks.md#peers) says what is compared and how.",
         f"{heading(run)}. Load average {run.load_average[0]:.1f} before and {run.load_average[1]:.1f} after; "
         f"revision {run.revision[:10]}; {programs}.",
+        *([f"**{warning}**"] if disturbed else []),
         "![Requests a second and first touches](images/benchmark-peers.png)",
         *(f"## {one.title}\n\n{one.markdown()}" for one in (first, *others)),
     ]

@@ -118,10 +118,10 @@ def _speed(one: Measurement, value: float) -> float:
 
 def _as_uncompressed(found: Found) -> Iterable[Ratio]:
     """A decoded frame in the cache is answered like one that was never compressed."""
-    plain = select(found, REQUESTS, UNCOMPRESSED, SAMPLES, OURS, _RAW, COMPARED_CLIENTS)
-    for syntax in COMPRESSED:
-        for one in select(found, REQUESTS, syntax, SAMPLES, OURS, _RAW, COMPARED_CLIENTS):
-            yield _ratio("16-bit samples from the cache, as uncompressed", syntax, one, plain[0], 0.9)
+    for plain in select(found, REQUESTS, UNCOMPRESSED, SAMPLES, OURS, _RAW, COMPARED_CLIENTS)[:1]:
+        for syntax in COMPRESSED:
+            for one in select(found, REQUESTS, syntax, SAMPLES, OURS, _RAW, COMPARED_CLIENTS):
+                yield _ratio("16-bit samples from the cache, as uncompressed", syntax, one, plain, 0.9)
 
 
 def _tail(found: Found) -> Iterable[Ratio]:
