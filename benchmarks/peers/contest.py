@@ -42,6 +42,8 @@ COMPARED_CLIENTS = 8
 """With which transfer syntaxes are compared with each other."""
 
 _UNREADABLE = (WrongAnswer, BenchmarkError, ValueError, KeyError, OSError, http.client.HTTPException)
+_MOST_PER_S = 8000
+"""More pictures than anybody here makes in a second."""
 _ONLY_WARM = (NGINX, UNCACHED)
 _OF_THE_MOST = (OURS, RULER, NGINX)
 
@@ -89,13 +91,15 @@ class Block:
 
 @dataclass(slots=True)
 class Outcome:
-    """All that was measured. ``refused``: why somebody was not timed, in the words of the check."""
+    """All that was measured. ``refused``: why somebody was not timed, in the words of the check; ``windows``:
+    the next one that nobody asked for; the checks ask for the first."""
 
     loads: dict[tuple[Block, Contestant], list[Load]] = field(default_factory=lambda: defaultdict(list))
     first_touches_ms: dict[tuple[str, Contestant], list[float]] = field(default_factory=lambda: defaultdict(list))
     refused: dict[tuple[str, Contestant], str] = field(default_factory=dict)
     body_bytes: dict[tuple[str, Contestant], float] = field(default_factory=dict)
     startup_s: float = 0.0
+    windows: int = 2
 
     def takes_part(self, syntax: str, contestant: Contestant) -> bool:
         return (syntax, contestant) not in self.refused
@@ -162,7 +166,7 @@ class Peers:
 
 
 def question(contestant: Contestant, one: Slice) -> Question:
-    return Question(contestant.route.url(one), contestant.route.accept)
+    return Question(contestant.route.url(one, int(contestant.route.fresh)), contestant.route.accept)
 
 
 def ask(client: Client, contestant: Contestant, one: Slice) -> tuple[float, int]:
@@ -209,7 +213,7 @@ def in_block(peers: Peers, block: Block, plan: Plan, outcome: Outcome) -> list[C
         for one in peers.contestants(block.syntax)
         if one.route.kind == block.kind
         and outcome.takes_part(block.syntax, one)
-        and (block.clients != plan.most_clients or one.who in _OF_THE_MOST)
+        and (block.clients != plan.most_clients or (one.who in _OF_THE_MOST and not one.route.fresh))
     ]
 
 
@@ -235,14 +239,22 @@ def _load(
 ) -> Load:
     """One block of one contestant. Raises BenchmarkError where answers were of another size than the checked ones."""
     server, route = servers[contestant.who], contestant.route
-    urls = [route.url(one) for one in peers.slices[block.syntax][: plan.warm]]
     seconds = plan.seconds * max(1.0, block.clients / 64)  # so that each client gets several answers
+    urls = _urls(route, peers.slices[block.syntax][: plan.warm], seconds, outcome)
     measured = load(server.port, server.pid, urls, route.accept, block.clients, seconds)
     expected = outcome.body_bytes[block.syntax, contestant]
     most = (1.2 * expected + 2000) * (1 + block.clients / measured.answers)  # the last answers of each are incomplete
     if not measured.errors and not 0.8 * expected <= measured.answer_bytes <= most:
         raise BenchmarkError(f"{contestant.label}: {measured.answer_bytes:.0f} bytes an answer, not {expected:.0f}")
     return measured
+
+
+def _urls(route: Route, slices: Sequence[Slice], seconds: float, outcome: Outcome) -> list[str]:
+    """Those that are asked for in turn; of a fresh one more than will be, and none that was asked for before."""
+    if not route.fresh:
+        return [route.url(one) for one in slices]
+    first, outcome.windows = outcome.windows, outcome.windows + 100 + int(seconds * _MOST_PER_S)
+    return [route.url(slices[nth % len(slices)], nth) for nth in range(first, outcome.windows)]
 
 
 def measure_cold(peers: Peers, plan: Plan, outcome: Outcome, step: Step) -> None:
@@ -261,7 +273,11 @@ def _first_touches(
     peers: Peers, who: str, server: Server, syntax: str, plan: Plan, outcome: Outcome, turn: int
 ) -> None:
     """Each route of a server gets slices that no other route of it was asked for since it was started."""
-    contestants = [one for one in peers.contestants(syntax) if one.who == who and outcome.takes_part(syntax, one)]
+    contestants = [
+        one
+        for one in peers.contestants(syntax)
+        if one.who == who and not one.route.fresh and outcome.takes_part(syntax, one)
+    ]
     shifted = turn % max(1, len(contestants))
     unseen = iter(peers.slices[syntax])
     for contestant in [*contestants[shifted:], *contestants[:shifted]]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from benchmarks import data
 from benchmarks.peers import answers
 from benchmarks.peers.answers import Check
-from benchmarks.peers.slices import Slice
+from benchmarks.peers.slices import WINDOW, Slice
 
 OURS, UNCACHED, RULER, OLD, NGINX, ORTHANC = (
     "gpu-render",
@@ -27,7 +27,8 @@ COMPRESSED = tuple(name for name in data.NAMES.values() if name != UNCOMPRESSED)
 @dataclass(frozen=True, slots=True)
 class Route:
     """``template`` is the URL, by the names of Slice.names. ``also``: transfer syntaxes in which it is asked for beside
-    uncompressed; ``windowed``: whether a picture shows the window that was asked for."""
+    uncompressed; ``windowed``: whether a picture shows the window that was asked for; ``fresh``: whether each request
+    asks for a window that nobody asked for before, as somebody does who drags it."""
 
     kind: str
     who: str
@@ -37,12 +38,15 @@ class Route:
     check: Check
     also: tuple[str, ...] = COMPRESSED
     windowed: bool = True
+    fresh: bool = False
 
     def asked_in(self, syntax: str) -> bool:
         return syntax == UNCOMPRESSED or syntax in self.also
 
-    def url(self, one: Slice) -> str:
-        return self.template.format(**one.names)
+    def url(self, one: Slice, nth: int = 0) -> str:
+        """``nth`` makes the window another one, too little wider to be seen."""
+        width = f"{WINDOW[1] + nth / 1e6:.6f}" if nth else WINDOW[1]
+        return self.template.format(**{**one.names, "width": width})
 
 
 _FRAME = "/api/studies/{study}/series/{series}/instances/{sop}/frames/1"
@@ -76,6 +80,7 @@ ROUTES = (
     Route(FRAMES, OURS, "frames", _DICOMWEB + "/frames/1", _PART, answers.samples_part),
     Route(FRAMES, ORTHANC, "frames", _THEIR_DICOMWEB + "/frames/1", _PART, answers.samples_part),
     Route(PICTURE, OURS, "raw array", _FRAME + _OF_DISPLAY, _OCTETS, answers.grey),
+    Route(PICTURE, OURS, "raw array, new window", _FRAME + _OF_DISPLAY, _OCTETS, answers.grey, fresh=True),
     Route(PICTURE, OURS, "/rendered, JPEG", _DICOMWEB + "/rendered" + _WINDOW, _JPEG, answers.jpeg),
     Route(PICTURE, OURS, "/rendered, PNG", _DICOMWEB + "/rendered" + _WINDOW, _PNG, answers.png, also=()),
     Route(PICTURE, RULER, "windowed", "/windowed" + _OLD, _ANY, answers.grey),
