@@ -5,7 +5,7 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 
 from fastapi import FastAPI
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -72,12 +72,15 @@ class SecurityHeaders:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def add(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = message.get("headers", ())
-                present = {name for name, _ in headers}  # ASGI: in lower case
-                message["headers"] = [*headers, *(pair for pair in self._headers if pair[0] not in present)]
+                message["headers"] = self.added(message.get("headers", ()))
             await send(message)
 
         await self._app(scope, receive, add if scope["type"] == "http" else send)
+
+    def added(self, headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        """``headers``, whose names are in lower case as ASGI has them, and those that they lack."""
+        present = {name for name, _ in headers}
+        return [*headers, *(pair for pair in self._headers if pair[0] not in present)]
 
 
 class HeadAsGet:
@@ -155,7 +158,6 @@ def create_app(
         (rendered.router, rendered.get_rendered_frames),
         (rendered.router, rendered.get_rendered_instance),
     )
-    app.add_middleware(Direct, routes=[route_of(router, handler) for router, handler in direct])
     problems.install(app)
     app.state.benchmarks = benchmarks.Benchmarks(chosen.benchmark_results)
     app.state.metrics = metrics.Metrics(reads_gpus)
@@ -164,6 +166,13 @@ def create_app(
     if chosen.cors_origins:
         app.add_middleware(CrossOrigin, origins=chosen.cors_origins)
     app.add_middleware(SecurityHeaders, shared=bool(chosen.cors_origins))
+    app.add_middleware(
+        Direct,
+        routes=[route_of(router, handler) for router, handler in direct],
+        metrics=app.state.metrics,
+        origins=chosen.cors_origins,
+        added=SecurityHeaders(app, shared=bool(chosen.cors_origins)).added,
+    )
     app.state.readers = Readers(chosen.answer_bytes, chosen.stall_limit_s)
     app.add_middleware(Paced, readers=app.state.readers)
     if "*" not in chosen.allowed_hosts:

@@ -6,9 +6,10 @@ handlers are called with the same parameters, and the same errors become the sam
 """
 
 import re
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+import time
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -17,11 +18,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from api.cors import CrossOrigin
+from api.metrics import Metrics
 from api.negotiation import LONGEST_REMEMBERED
-from api.problems import core_error
+from api.problems import core_error, unforeseen
 from gpu_render.errors import RenderError
 
 Handler = Callable[..., Coroutine[Any, Any, Response]]
+Pair = tuple[bytes, bytes]
+AddHeaders = Callable[[Iterable[Pair]], list[Pair]]
 
 
 def _read(query: bytes) -> Mapping[str, str]:
@@ -63,28 +68,46 @@ def route_of(router: APIRouter, handler: Handler) -> APIRoute:
 class Direct:
     """Pure ASGI: a GET of one of ``routes`` is answered by its handler, all else by ``app``.
 
-    Stands inside whatever looks at ``scope["route"]`` or at unforeseen errors. Raises ValueError for a route that
-    needs more of the framework."""
+    Stands before the middleware that makes what an answer needs of each message, and gives the same to its own answers
+    at once: ``added`` puts the headers of security to others, ``metrics`` counts, pages of ``origins`` may read. Raises
+    ValueError for a route that needs more of the framework."""
 
-    def __init__(self, app: ASGIApp, routes: Sequence[APIRoute]) -> None:
+    def __init__(
+        self, app: ASGIApp, routes: Sequence[APIRoute], metrics: Metrics, added: AddHeaders, origins: Sequence[str] = ()
+    ) -> None:
         self._app = app
         self._routes = tuple(map(_checked, routes))
+        self._metrics = metrics
+        self._added = added
+        self._cors = CrossOrigin(app, origins) if origins else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "GET" and not scope["root_path"]:
             for direct in self._routes:
                 found = direct.path.match(scope["path"])
                 if found is not None:
-                    response = await _answer(direct, found.groupdict(), Request(scope, receive))
-                    await response(scope, receive, send)
+                    await self._answer(direct, found.groupdict(), Request(scope, receive), send)
                     return
         await self._app(scope, receive, send)
 
+    async def _answer(self, direct: _Direct, parameters: dict[str, Any], request: Request, send: Send) -> None:
+        scope, status, begun = request.scope, 0, time.perf_counter()
+        scope["route"], scope["path_params"] = direct.route, parameters
+        try:
+            response = await _response(direct, parameters, request)
+            response.raw_headers = self._added(response.raw_headers)
+            if self._cors is not None:
+                send = partial(self._cors.send, send=send, request_headers=request.headers)
+            status = response.status_code
+            await response(scope, request.receive, send)
+        except Exception as error:  # noqa: BLE001 - as api.problems.Boundary
+            unforeseen(request, error)  # in mid-answer: the server closes the connection
+        finally:
+            self._metrics.observe(direct.route.path, status, time.perf_counter() - begun)
 
-async def _answer(direct: _Direct, parameters: dict[str, Any], request: Request) -> Response:
-    scope = request.scope
-    scope["route"], scope["path_params"] = direct.route, parameters
-    query = scope["query_string"]
+
+async def _response(direct: _Direct, parameters: dict[str, Any], request: Request) -> Response:
+    query = request.scope["query_string"]
     if query:
         read = (_read_usual if len(query) <= LONGEST_REMEMBERED else _read)(query)
         parameters = parameters | {name: read[name] for name in direct.names if name in read}
@@ -92,3 +115,5 @@ async def _answer(direct: _Direct, parameters: dict[str, Any], request: Request)
         return await direct.handler(request=request, **parameters)
     except RenderError as error:
         return await core_error(request, error)
+    except Exception as error:  # noqa: BLE001 - as api.problems.Boundary
+        return unforeseen(request, error)

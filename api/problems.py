@@ -178,10 +178,15 @@ class Boundary:
         try:
             await self._app(scope, receive, note_start)
         except Exception as error:  # noqa: BLE001 - the last boundary: nothing may end the process or leak text
-            frames = traceback.extract_tb(error.__traceback__)[-6:]
-            where = "\n".join(f"  {frame.filename}:{frame.lineno} in {frame.name}" for frame in frames)
-            log.error("unforeseen %s at\n%s", type(error).__name__, where)
+            response = unforeseen(Request(scope), error)
             if not started:
-                request = Request(scope)
-                detail = f"an unforeseen {type(error).__name__}; the server's log says where"
-                await problem(500, "internal", "Internal error", detail, request)(scope, receive, send)
+                await response(scope, receive, send)
+
+
+def unforeseen(request: Request, error: Exception) -> Response:
+    """A 500 for an exception that is no RenderError, after logging where it came from."""
+    frames = traceback.extract_tb(error.__traceback__)[-6:]
+    where = "\n".join(f"  {frame.filename}:{frame.lineno} in {frame.name}" for frame in frames)
+    log.error("unforeseen %s at\n%s", type(error).__name__, where)
+    detail = f"an unforeseen {type(error).__name__}; the server's log says where"
+    return problem(500, "internal", "Internal error", detail, request)

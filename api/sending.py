@@ -8,6 +8,7 @@ looked up now and then, and not told with every packet: most have taken all befo
 
 import asyncio
 import logging
+import math
 import resource
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -26,6 +27,8 @@ PIECE_BYTES = 1 << 20
 """Most that is handed to the server at a time, without a copy: each piece costs a wait, and most frames are one."""
 SMALL_BYTES = 64 * 1024
 """Bodies up to this size go as they are."""
+EASY_BYTES = 16 * 1024
+"""With so little left to send no server lets anybody wait: by default a transport lets go on at 16 KiB."""
 LOOK_S = 1.0
 """Time between looks at those who have not taken all yet."""
 GRACE_S = 1.0
@@ -140,14 +143,16 @@ class Paced:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        reader = Reader(scope)
+        reader, left = Reader(scope), scope.get(LEFT, _unknown)
 
         async def send_paced(message: Message) -> None:
             nbytes = len(message.get("body", b"")) if message["type"] == "http.response.body" else 0
-            if nbytes <= SMALL_BYTES:
-                await self._send(reader, message, nbytes, send)
-            else:
+            if nbytes > SMALL_BYTES:
                 await self._send_pieces(reader, message, nbytes, send)
+            elif left() <= EASY_BYTES:  # nobody waits: no need to account for it
+                await send(message)
+            else:
+                await self._send(reader, message, nbytes, send)
 
         try:
             await self._app(scope, receive, send_paced)
@@ -166,18 +171,31 @@ class Paced:
 
     async def _send_pieces(self, reader: Reader, message: Message, nbytes: int, send: Send) -> None:
         """The end is told apart, so that it waits until the last piece was taken."""
-        body = memoryview(message["body"])
-        self._readers.begin(reader, nbytes)
+        body, left = memoryview(message["body"]), reader.scope.get(LEFT, _unknown)
+        begun = left() > EASY_BYTES or nbytes > PIECE_BYTES  # otherwise the first piece is taken over without waiting
+        if begun:
+            self._readers.begin(reader, nbytes)
         try:
             for at in range(0, nbytes, PIECE_BYTES):
                 piece = body[at : at + PIECE_BYTES]
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
+                if begun:
+                    reader.look()
+                    self._readers.took(reader)
+            if not begun and left() > EASY_BYTES:
+                begun = True
+                self._readers.begin(reader, nbytes)
                 reader.look()
-                self._readers.took(reader)
             if not message.get("more_body", False):
                 await send({"type": "http.response.body", "body": b""})
         finally:
-            self._readers.end(reader)
+            if begun:
+                self._readers.end(reader)
+
+
+def _unknown() -> float:
+    """How much is left where the server does not say."""
+    return math.inf
 
 
 def allow_connections() -> None:

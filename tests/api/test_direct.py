@@ -13,6 +13,7 @@ from api import native
 from api.app import create_app
 from api.dicomweb import rendered, wado
 from api.direct import Direct, route_of
+from api.metrics import Metrics
 from api.negotiation import LONGEST_REMEMBERED
 from gpu_render.settings import Settings
 from tests.api.conftest import wait_for_scan
@@ -235,10 +236,11 @@ def test_a_route_that_needs_more_of_the_framework_is_refused(handler: Any) -> No
     router = APIRouter()
     router.get("/{study}/{number}" if handler is _with_number else "/{study}")(handler)
     with pytest.raises(ValueError, match="more than a GET"):
-        Direct(router, [route_of(router, handler)])
+        Direct(router, [route_of(router, handler)], Metrics(), list)
 
 
 def test_the_routes_of_single_frames_need_no_more() -> None:
-    Direct(native.router, [route_of(native.router, native.get_frame), route_of(wado.router, wado.get_frames)])
+    routes = [route_of(native.router, native.get_frame), route_of(wado.router, wado.get_frames)]
+    Direct(native.router, routes, Metrics(), list)
     of_pictures = (rendered.get_rendered_frames, rendered.get_rendered_instance)
-    Direct(rendered.router, [route_of(rendered.router, handler) for handler in of_pictures])
+    Direct(rendered.router, [route_of(rendered.router, handler) for handler in of_pictures], Metrics(), list)
