@@ -2,7 +2,9 @@
 
 import hashlib
 import io
+from collections.abc import Mapping
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from starlette.responses import Response
@@ -55,17 +57,26 @@ def window_text(window: Window) -> str:
 
 def array_headers(frame: RenderedFrame) -> dict[str, str]:
     """The X-Array-*, X-Window, X-*-Backend and Server-Timing headers."""
+    pixels = frame.pixels
+    said = _said(pixels.shape, pixels.dtype.str, frame.stage, frame.decoder, frame.backend, frame.window)
+    return {**said, "Server-Timing": _timing(frame.timings)}
+
+
+def _said(
+    shape: tuple[int, ...], dtype: str, stage: str, decoder: str, backend: str, window: Window | None
+) -> dict[str, str]:
     headers = {
-        "X-Array-Shape": ",".join(map(str, frame.pixels.shape)),
-        "X-Array-Dtype": frame.pixels.dtype.str,
-        "X-Array-Stage": str(frame.stage),
-        "X-Decode-Backend": frame.decoder,
-        "X-Render-Backend": frame.backend,
-        "Server-Timing": ", ".join([f"{step};dur={value:.3f}" for step, value in frame.timings.items()]),
+        "X-Array-Shape": ",".join(map(str, shape)),
+        "X-Array-Dtype": dtype,
+        "X-Array-Stage": str(stage),
+        "X-Decode-Backend": decoder,
+        "X-Render-Backend": backend,
     }
-    if frame.window is not None:
-        headers["X-Window"] = window_text(frame.window)
-    return headers
+    return headers if window is None else headers | {"X-Window": window_text(window)}
+
+
+def _timing(timings: Mapping[str, float]) -> str:
+    return ", ".join([f"{step};dur={value:.3f}" for step, value in timings.items()])
 
 
 def array_body(pixels: Samples, media_type: str) -> bytes | memoryview:
@@ -77,7 +88,24 @@ def array_body(pixels: Samples, media_type: str) -> bytes | memoryview:
     return np.ascontiguousarray(pixels).reshape(-1).view(np.uint8).data
 
 
+class ArrayResponse(Response):
+    """A body with headers that are encoded already."""
+
+    def __init__(self, body: bytes | memoryview, headers: list[tuple[bytes, bytes]]) -> None:
+        self.status_code, self.background = 200, None
+        self.body, self.raw_headers = body, headers
+
+
+@lru_cache(maxsize=1024)
+def _encoded(tag: str, vary: str, media_type: str, *said: Any) -> tuple[tuple[bytes, bytes], ...]:
+    """What does not change from answer to answer. ``said``: as of ``_said``."""
+    headers = _said(*said) | caching(tag, vary) | {"Content-Type": media_type}
+    return tuple((name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items())
+
+
 def array_response(frame: RenderedFrame, media_type: str, tag: str, vary: str = VARY) -> Response:
     """The pixels, without a copy: the body is a flat byte view of the array."""
-    headers = array_headers(frame) | caching(tag, vary)
-    return Response(array_body(frame.pixels, media_type), 200, headers, media_type)
+    pixels, body = frame.pixels, array_body(frame.pixels, media_type)
+    said = pixels.shape, pixels.dtype.str, frame.stage, frame.decoder, frame.backend, frame.window
+    own = (b"server-timing", _timing(frame.timings).encode()), (b"content-length", str(len(body)).encode())
+    return ArrayResponse(body, [*_encoded(tag, vary, media_type, *said), *own])
