@@ -5,7 +5,7 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
 from fastapi import FastAPI
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -126,6 +126,29 @@ class Scanner:
         self._thread.join()
 
 
+class TrustedHosts(TrustedHostMiddleware):
+    """Starlette's, which does not take a Host header apart that it has let pass before."""
+
+    def __init__(self, app: ASGIApp, allowed_hosts: Sequence[str]) -> None:
+        super().__init__(self._pass, allowed_hosts, www_redirect=False)
+        self._app = app
+        self._passed: set[bytes] = set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        passes = scope["type"] == "http" and self._host(scope) in self._passed
+        await (self._app if passes else super().__call__)(scope, receive, send)
+
+    async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
+        host = self._host(scope) if scope["type"] == "http" else b""
+        if len(self._passed) < 64 and 0 < len(host) <= 256:
+            self._passed.add(host)
+        await self._app(scope, receive, send)
+
+    @staticmethod
+    def _host(scope: Scope) -> bytes:
+        return next((value for name, value in scope["headers"] if name == b"host"), b"")
+
+
 def create_app(
     settings: Settings | None = None, scan_progress: Progress | None = None, *, reads_gpus: bool = True
 ) -> FastAPI:
@@ -176,7 +199,7 @@ def create_app(
     app.state.readers = Readers(chosen.answer_bytes, chosen.stall_limit_s)
     app.add_middleware(Paced, readers=app.state.readers)
     if "*" not in chosen.allowed_hosts:
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(chosen.allowed_hosts), www_redirect=False)
+        app.add_middleware(TrustedHosts, allowed_hosts=list(chosen.allowed_hosts))
     documented = (qido, metadata, stow, wado, rendered, native, batches, catalog, legacy, ops, metrics, benchmarks)
     for module in (*documented, documentation):
         app.include_router(module.router)
