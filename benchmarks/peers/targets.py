@@ -45,7 +45,8 @@ class Target:
         return ", ".join(filter(None, (self.kind, self.ours[1], state, self.note)))
 
 
-_RAW, _NEW, _JPEG = "raw array", "raw array, new window", "/rendered, JPEG"
+_RAW, _JPEG = "raw array", "/rendered, JPEG"
+_NEW, _NEW_JPEG = f"{_RAW}, new window", f"{_JPEG}, new window"
 _JPEGS = ((ORTHANC, "/rendered, JPEG"), (ORTHANC, "WADO-RS /rendered, JPEG"))
 _BROWSER = (*_JPEGS, (ORTHANC, "/rendered, PNG"), (ORTHANC, "/preview, JPEG"))
 _ANY = ((ORTHANC, ""),)
@@ -79,7 +80,7 @@ TARGETS = (
     *_pictures(),
     Target(PICTURE, UNCOMPRESSED, False, (OURS, _NEW), ((OLD, "PNG in base64"),), 30),
     *(
-        Target(PICTURE, one, cold, (OURS, _JPEG), _JPEGS, 2)
+        Target(PICTURE, one, cold, (OURS, _JPEG if cold else _NEW_JPEG), _JPEGS, 2)
         for cold in (False, True)
         for one in (UNCOMPRESSED, "JPEG 2000")
     ),
