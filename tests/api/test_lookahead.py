@@ -18,7 +18,7 @@ from tests.data import sample
 
 FRAMES = 24
 AHEAD = 6
-LIMIT_S = 20
+LIMIT_S = 60
 Serve = Callable[..., TestClient]
 
 
