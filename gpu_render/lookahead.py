@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import math
+import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -18,6 +19,10 @@ IDLE_S = 3.0
 """Somebody who asks for nothing for so long has stopped."""
 MOST_TRACKS = 64
 """Scrolls that are followed at once; those that were asked for last."""
+ORDER_S = 1.0
+"""An order that was looked up so short a time ago holds: who scrolls asks for many frames of it."""
+MOST_ORDERS = 8
+"""They may be long, so few are held."""
 CACHE_SHARE = 8
 """The frames ahead of one track take at most this part of the cache."""
 
@@ -63,16 +68,29 @@ class LookAhead:
         self._is_held = is_held
         self._tracks: OrderedDict[_Track, None] = OrderedDict()  # the one that moved last at the end
         self._ahead: set[FrameRef] = set()
-        self._following: set[asyncio.Task[None]] = set()
+        self._asking: set[asyncio.Task[None]] = set()
+        self._waiting: dict[tuple[str, str], list[FrameRef]] = {}
+        self._orders: OrderedDict[tuple[str, str], tuple[Order, float]] = OrderedDict()  # until when it holds
         self._begun = self._dropped = self._used = 0
 
     def saw(self, ref: FrameRef, decoder: str) -> None:
         """Somebody waited for this frame, which ``decoder`` decoded (as in RenderedFrame), and has it now."""
         if self._frames == 0 or decoder in _PLAIN:
             return
-        task = asyncio.ensure_future(self._follow(ref))
-        self._following.add(task)
-        task.add_done_callback(self._following.discard)
+        if ref in self._ahead:
+            self._ahead.discard(ref)
+            self._used += 1
+        series = ref.study_uid, ref.series_uid
+        waiting, known = self._waiting.get(series), self._orders.get(series)
+        if waiting is not None:
+            waiting.append(ref)  # one after the other: their order tells which way it goes
+        elif known is not None and time.monotonic() < known[1]:
+            self._follow(known[0], ref)
+        else:
+            self._waiting[series] = [ref]
+            task = asyncio.ensure_future(self._ask(series))
+            self._asking.add(task)
+            task.add_done_callback(self._asking.discard)
 
     def figures(self) -> dict[str, float]:
         """Counters for ``/metrics``: loads that were begun, those dropped before they were done, and those of use."""
@@ -84,23 +102,32 @@ class LookAhead:
 
     async def close(self) -> None:
         """Drop everything."""
-        tasks = [*self._following, *(load for track in self._tracks for load in track.loads.values())]
+        tasks = [*self._asking, *(load for track in self._tracks for load in track.loads.values())]
         for task in tasks:
             task.cancel()
         for track in list(self._tracks):
             self._end(track)
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _follow(self, ref: FrameRef) -> None:
-        if ref in self._ahead:
-            self._ahead.discard(ref)
-            self._used += 1
-        series = ref.study_uid, ref.series_uid
-        with contextlib.suppress(RenderError):  # the series has gone meanwhile: there is nothing ahead
+    async def _ask(self, series: tuple[str, str]) -> None:
+        """Look up the order of a series, and follow all who asked for its frames meanwhile."""
+        try:
             order = await asyncio.to_thread(self._order_of, *series)
-            place = order.places.get(ref)
-            if place is not None:
-                self._move(order, self._track_at(series, place), place)
+        except RenderError:  # the series has gone meanwhile: there is nothing ahead
+            return
+        finally:
+            refs = self._waiting.pop(series)
+        self._orders[series] = order, time.monotonic() + ORDER_S
+        self._orders.move_to_end(series)
+        while len(self._orders) > MOST_ORDERS:
+            self._orders.popitem(last=False)
+        for ref in refs:
+            self._follow(order, ref)
+
+    def _follow(self, order: Order, ref: FrameRef) -> None:
+        place = order.places.get(ref)
+        if place is not None:
+            self._move(order, self._track_at((ref.study_uid, ref.series_uid), place), place)
 
     def _track_at(self, series: tuple[str, str], place: int) -> _Track:
         """The scroll that comes by here, which is the nearest; a new one where none does."""
@@ -156,3 +183,5 @@ class LookAhead:
             track.idle.cancel()
         self._dropped += track.keep(set())
         self._tracks.pop(track, None)
+        if not any(other.series == track.series for other in self._tracks):
+            self._orders.pop(track.series, None)

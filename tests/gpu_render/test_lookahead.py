@@ -35,6 +35,7 @@ class Scrolling:
 
     def __init__(self, frames: int = 4, cache_frames: int = 1000, fail: bool = False) -> None:
         self.asked: list[int] = []
+        self.lookups = 0
         self.under_way: dict[int, asyncio.Event] = {}
         self.cancelled: list[int] = []
         self.held: set[FrameRef] = set()
@@ -44,6 +45,7 @@ class Scrolling:
         )
 
     def order(self, study: str, series: str) -> Order:
+        self.lookups += 1
         if series == "gone":
             raise NotFound("no series")
         record = SimpleNamespace(layout=LAYOUT)
@@ -68,7 +70,7 @@ class Scrolling:
     async def sees(self, *places: int, series: str = "1.2", decoder: str = "jpeg2000") -> None:
         for place in places:
             self.ahead.saw(ref(place, series), decoder)
-            await asyncio.gather(*self.ahead._following)
+            await asyncio.gather(*self.ahead._asking)
             await settled()
 
     async def finish(self) -> None:
@@ -99,6 +101,31 @@ async def test_backwards_and_to_the_ends_of_the_series() -> None:
     assert scroll.asked == [1, 0]
     await scroll.sees(COUNT - 3, COUNT - 2)
     assert scroll.asked == [1, 0, COUNT - 1]
+
+
+async def test_frames_that_come_faster_than_their_order_is_looked_up_are_followed_one_after_the_other() -> None:
+    scroll = Scrolling()
+    for place in (10, 11, 10):
+        scroll.ahead.saw(ref(place), "jpeg2000")
+    assert len(scroll.ahead._asking) == 1
+    await asyncio.gather(*scroll.ahead._asking)
+    await settled()
+    assert sorted(scroll.under_way) == [6, 7, 8, 9]
+    scroll.ahead.saw(ref(9), "jpeg2000")  # without a task of its own
+    assert not scroll.ahead._asking
+    await settled()
+    assert sorted(scroll.under_way) == [5, 6, 7, 8]
+    assert scroll.lookups == 1
+
+
+async def test_an_order_holds_for_a_moment_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    scroll = Scrolling()
+    await scroll.sees(10, 11)
+    assert scroll.lookups == 1
+    monkeypatch.setattr(lookahead, "ORDER_S", 0.0)
+    await scroll.sees(12, series="1.3")
+    await scroll.sees(13, series="1.3")
+    assert scroll.lookups == 3
 
 
 async def test_a_turn_drops_what_lay_ahead() -> None:
