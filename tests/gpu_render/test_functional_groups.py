@@ -4,6 +4,7 @@ import io
 import struct
 import tempfile
 import tracemalloc
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -85,7 +86,9 @@ def opened(content: bytes) -> Iterator[int]:
 
 def document(content: bytes) -> Any:
     with opened(content) as descriptor:
-        return parse.parse_descriptor(descriptor, identity="x")
+        parsed = parse.parse_descriptor(descriptor, identity="x")
+    # The text counts: how it is compressed depends on the files before.
+    return parsed._replace(metadata=zlib.decompress(parsed.metadata)) if parsed.metadata else parsed
 
 
 def document_by_pydicom(content: bytes) -> Any:
