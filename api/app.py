@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from functools import partial
 
 from fastapi import FastAPI
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -239,7 +240,7 @@ async def running(settings: Settings, scan_progress: Progress | None = None) -> 
         if store is not None:
             stack.enter_context(contextlib.closing(store))
         if settings.scan:
-            scanned = reencoder.scanned if reencoder is not None else lambda: None
+            scanned = partial(_after_scan, pool, reencoder)
             scanner = Scanner(archive, settings.rescan_interval_s, scan_progress, scanned)
             stack.enter_context(contextlib.closing(scanner))
         orders = Orders(archive)
@@ -273,6 +274,14 @@ def open_copies(settings: Settings) -> Copies | None:
     if any(path.is_relative_to(root.resolve()) for root in served_roots(settings.roots, settings.store_path)):
         raise StartupError("the folder for re-encoded copies lies in one that is served")
     return Copies(path, settings.reencode_bytes)
+
+
+def _after_scan(pool: WorkerPool, reencoder: Reencoder | None) -> None:
+    """Give back the memory of workers that have parsed, of which a scan without news needs none."""
+    if pool.retire("parse_files"):
+        _warm(pool)
+    if reencoder is not None:
+        reencoder.scanned()
 
 
 def _warm(*pools: WorkerPool) -> None:

@@ -33,7 +33,6 @@ from starlette.types import ASGIApp
 
 from api.app import create_app
 from api.arrays import window_text
-from api.front import create_front
 from api.lines import fast_networks
 from api.native import parse_view
 from api.sending import Connection, Readers, allow_connections
@@ -284,6 +283,8 @@ def serve(
 
 def serve_gpus(settings: Settings, gpus: str, socket_dir: Path | None, host: str, port: int) -> None:
     """A worker process a GPU, and in this process what starts them and passes requests on to them."""
+    from api.front import create_front  # here: with one GPU nobody needs it, nor its client
+
     # The server raises SIGTERM anew when it has ended. Then the sockets and the lock are to go as well.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:

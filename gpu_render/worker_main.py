@@ -11,7 +11,7 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any
 
@@ -23,6 +23,8 @@ Operation = Callable[[dict[str, Any], memoryview], tuple[dict[str, Any], Result]
 """(meta, payload) -> (meta, result). Meta is JSON; payload is readable during the call; result is flat bytes."""
 
 MAX_OPEN_FILES = 64
+UNWANTED = ("gdcm", "_gdcm", "pylibjpeg", "openjpeg", "rle", "libjpeg", "jpeg_ls", "requests")
+"""What pydicom imports as soon as it is installed: codecs that nobody has chosen (decision 0005), and downloads."""
 
 
 class Worker:
@@ -122,10 +124,17 @@ def _harden() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (MAX_OPEN_FILES, MAX_OPEN_FILES))
 
 
+def _refuse(modules: Iterable[str]) -> None:
+    """Let imports of these fail in this process, as if nobody had installed them."""
+    for name in modules:
+        sys.modules[name] = None  # type: ignore[assignment]  # what importlib documents
+
+
 def main() -> None:
     """Entry point; the arguments are two inherited file descriptors and ``{operation: "module:function"}`` as JSON."""
     socket_fd, memory_fd, paths = sys.argv[1:]
     _harden()
+    _refuse(UNWANTED)
     with socket.socket(fileno=int(socket_fd)) as sock:
         Worker(sock, int(memory_fd), json.loads(paths)).serve()
 

@@ -87,6 +87,7 @@ class WorkerPool:
         self._idle: list[_Worker] = []
         self._taken: set[_Worker] = set()
         self._busy = 0
+        self._warming = 0
         self._halts = 0
         self._closed = False
 
@@ -152,14 +153,33 @@ class WorkerPool:
             worker.signal(number)
 
     def warm(self, operation: str = "decode", count: int = 1) -> None:
-        """Start ``count`` workers (at most ``size``) and let them import ``operation``, so that no call has to wait."""
-        workers = [self._take() for _ in range(min(count, self.size))]
+        """Start ``count`` workers (at most ``size``) and let them import ``operation``, so that no call has to wait.
+
+        One that comes meanwhile does wait: another worker would be no sooner.
+        """
+        workers = list[_Worker]()
+        with self._changed:
+            self._warming += 1
         try:
+            for _ in range(min(count, self.size)):
+                workers.append(self._take(warming=True))
             for worker in workers:
                 self._load(worker, operation)
         finally:
             for worker in workers:
                 self._give_back(worker)
+            with self._changed:
+                self._warming -= 1
+                self._changed.notify_all()
+
+    def retire(self, operation: str) -> int:
+        """End the idle workers that have imported ``operation``, which nobody needs for now; how many these were."""
+        with self._changed:
+            retired = [worker for worker in self._idle if worker.has_loaded(operation)]
+            self._idle = [worker for worker in self._idle if worker not in retired]
+        for worker in retired:
+            worker.stop()
+        return len(retired)
 
     def close(self) -> None:
         """End all workers. Calls that are running end with CorruptPixelData, those waiting with Overloaded."""
@@ -187,9 +207,11 @@ class WorkerPool:
         except CorruptPixelData:
             raise Overloaded(f"no process for {operation} could be started") from None
 
-    def _take(self) -> "_Worker":
+    def _take(self, *, warming: bool = False) -> "_Worker":
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._busy < self._most)
+            self._changed.wait_for(
+                lambda: self._closed or (self._busy < self._most and (warming or bool(self._idle) or not self._warming))
+            )
             if self._closed:
                 raise Overloaded("the service is shutting down")
             self._busy += 1
@@ -274,6 +296,10 @@ class _Worker:
             return True
         resident, shared = os.pread(self._statm_fd, 256, 0).split()[1:3]
         return (int(resident) - int(shared)) * mmap.PAGESIZE > max_rss_bytes
+
+    def has_loaded(self, operation: str) -> bool:
+        """Whether the worker has imported ``operation``."""
+        return operation in self._loaded
 
     def load(self, operation: str, timeout_s: float) -> None:
         """Let the worker import ``operation``, once. Apart from ``run``, so that no call pays for imports."""

@@ -7,7 +7,6 @@ from functools import lru_cache
 from importlib.metadata import version
 
 import numpy as np
-from pydicom.uid import UID
 
 from gpu_render.decode.native import check_layout, decode_native, inflate
 from gpu_render.errors import CorruptPixelData, UnsupportedTransferSyntax
@@ -89,6 +88,8 @@ def find_decoder(transfer_syntax_uid: str) -> Decoder:
     """The row of DECODERS. Raises UnsupportedTransferSyntax, saying what would be needed."""
     decoder = DECODERS.get(transfer_syntax_uid)
     if decoder is None:
+        from pydicom.uid import UID  # here: decoders' processes have no other need of pydicom, and it takes 25 MB
+
         name = UID(transfer_syntax_uid).name
         needed = _NEEDED.get(transfer_syntax_uid, "a decoder for it")
         raise UnsupportedTransferSyntax(f"transfer syntax {transfer_syntax_uid} ({name}) needs {needed}")

@@ -189,6 +189,37 @@ def test_warm_starts_workers_that_calls_then_use(pool: WorkerPool) -> None:
     assert len(pool._idle) == 2
 
 
+def test_a_call_waits_for_a_worker_that_is_being_warmed(monkeypatch: pytest.MonkeyPatch) -> None:
+    with WorkerPool(2, operations=OPERATIONS) as pool, ThreadPoolExecutor(2) as threads:
+        entered, go_on, load = threading.Event(), threading.Event(), pool._load
+
+        def slow(worker: Any, operation: str) -> None:
+            entered.set()
+            assert go_on.wait(30)
+            load(worker, operation)
+
+        monkeypatch.setattr(pool, "_load", slow)
+        warming = threads.submit(pool.warm, "echo")
+        assert entered.wait(30)
+        called = threads.submit(call, pool, "echo", b"x")
+        assert pool.busy == 1
+        go_on.set()
+        assert called.result()[1] == b"x"
+        warming.result()
+        assert len(pool._idle) == 1
+
+
+def test_workers_are_retired_by_what_they_have_imported() -> None:
+    with WorkerPool(2, operations=OPERATIONS) as pool:
+        pool.warm("echo", 2)
+        pid = pid_of(pool)
+        assert pool.retire("hang") == 0
+        assert pool.retire("inspect") == 1
+        assert len(pool._idle) == 1
+        assert not Path(f"/proc/{pid}").exists()
+        assert call(pool, "echo", b"next")[1] == b"next"
+
+
 def test_close_ends_running_and_waiting_calls_and_leaves_no_process() -> None:
     pool = WorkerPool(1, operations=OPERATIONS)
     pid = pid_of(pool)
