@@ -8,9 +8,10 @@ patient attribute.
 import math
 import re
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
+from typing import Any, TypeVar
 
 import numpy as np
 from pydicom.datadict import dictionary_VR, tag_for_keyword
@@ -21,6 +22,8 @@ from pydicom.errors import BytesLengthException
 from gpu_render.errors import CorruptPixelData, NotRenderable, RenderError, TooLarge
 from gpu_render.frame import Geometry, LookupTable, PixelLayout, Presentation, Rescale, VoiFunction, Window
 from gpu_render.lookup_tables import Entries, as_words, expand_segments, sign_16, unpack_entries
+
+Found = TypeVar("Found")
 
 MAX_FRAME_BYTES = 1 << 30
 """Largest frame [byte] that is accepted by default."""
@@ -696,20 +699,28 @@ def _read_aspect_ratio(ds: Dataset, notes: list[str]) -> tuple[int, int] | None:
 # --- geometry -----------------------------------------------------------------------------------------------
 
 
-def read_geometry(ds: Dataset, frame_index: int = 0, number_of_frames: int = 1) -> Geometry:
+def read_geometry(
+    ds: Dataset, frame_index: int = 0, number_of_frames: int = 1, recalled: Callable[..., Any] | None = None
+) -> Geometry:
     """Image Plane attributes of one frame (C.7.6.2, C.7.6.16.2.3, C.7.6.16.2.4). What is malformed is absent.
 
     The root's position is that of frame 1; the others of a multi-frame object without functional groups have one
-    only where a Grid Frame Offset Vector says so (C.8.8.3.2).
+    only where a Grid Frame Offset Vector says so (C.8.8.3.2). ``recalled(function, *args)``: ``function(ds, *args)``,
+    of what is mostly the same from slice to slice.
     """
-    orientation = _orientation(ds, frame_index)
-    position = _position(ds, frame_index, "PlanePositionSequence")
+    recalled = recalled or partial(_called, ds)
+    orientation = recalled(_orientation, frame_index)
+    position = recalled(_position, frame_index, "PlanePositionSequence")
     if position is None and frame_index == 0:
         position = _triple(ds)
     elif position is None and number_of_frames > 1:
         position = _grid_position(ds, frame_index, orientation)
     location = number(ds, "SliceLocation") if number_of_frames == 1 else None
     return Geometry(position, orientation, location)
+
+
+def _called(ds: Dataset, function: Callable[..., Found], *args: object) -> Found:
+    return function(ds, *args)
 
 
 def _finite(ds: Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
@@ -795,10 +806,6 @@ def read_series(ds: Dataset) -> Attributes:
     }
 
 
-def read_instance(ds: Dataset, sop_class_uid: str) -> Attributes:
-    """Of the instance, whose SOP Class UID is known."""
-    return {
-        "SOPClassUID": sop_class_uid,
-        "InstanceNumber": whole_number(ds, "InstanceNumber"),
-        "SliceThickness": number(ds, "SliceThickness"),
-    }
+def read_kind(ds: Dataset) -> Attributes:
+    """Of the instance what is mostly the same in a series."""
+    return {"SOPClassUID": text(ds, "SOPClassUID", 64), "SliceThickness": number(ds, "SliceThickness")}

@@ -15,6 +15,7 @@ import re
 import struct
 from collections.abc import Callable, Hashable, Iterable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from pydicom.charset import convert_encodings, default_encoding
@@ -76,6 +77,7 @@ def _encoded(tag: int) -> bytes:
 _PIXELS = {_encoded(tag): tag for tag in PIXEL_KEYWORDS}
 _FILE_META = b"\x02\x00"  # its group
 _ENDS = frozenset({*_PIXELS, _encoded(PER_FRAME_GROUPS)})
+_OF_LEVELS, _OF_NO_LEVEL = frozenset().union(*LEVELS), ("", "", "")
 _ALWAYS = frozenset({SPECIFIC_CHARACTER_SET, PIXEL_REPRESENTATION})  # what values depend on beside their own bytes
 
 
@@ -167,7 +169,7 @@ class _Meaning:
     runs: dict[bytes, list["_Run"]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(eq=False, slots=True)
 class _Run:
     """Elements, one behind the other; where ``learned``, they were in two files. ``text``: their JSON members, and
     ``levels`` those of each level, joined. ``before``, ``behind``: what elements there depend on."""
@@ -209,17 +211,24 @@ class Head:
 
     def metadata(self, tail: Reader | None, available: Sequence[str]) -> Metadata | None:
         """As ``make_metadata`` makes it, with what ``tail`` reads behind the pixels; None where it has to."""
-        behind = list[Member]()
+        behind: tuple[Member, ...] = ()
         if tail is not None:
             if len(tail.data) - tail.at > _MOST_BEHIND:
                 return None
-            writer = Writer(tail, list(self.encodings), "", [_MOST_CHARACTERS])
-            behind, _ = writer.root_members(lenient=True)
+            behind = _members(bytes(tail.data[tail.at :]), tail.implicit, self.encodings)
         encoded = self.elements.raw.get(SPECIFIC_CHARACTER_SET, b"")
         unicode = len(encoded) > _EMPTY_BYTES
         return join_metadata(
             self.pieces, self.available_at, self.levels, self.pixels, behind, available, unicode=unicode
         )
+
+
+@lru_cache(maxsize=16)
+def _members(data: bytes, implicit: bool, encodings: tuple[str, ...]) -> tuple[Member, ...]:
+    """Of what stands behind the pixels, as far as it consists of elements."""
+    reader = Reader(data, 0, implicit=implicit, little_endian=True)
+    members, _ = Writer(reader, list(encodings), "", [_MOST_CHARACTERS]).root_members(lenient=True)
+    return tuple(members)
 
 
 def read_head(descriptor: int, size: int) -> Head:
@@ -347,7 +356,7 @@ class _Walk:
             self._check_undefined(tag, element)
         if tag == AVAILABLE_TRANSFER_SYNTAX:  # of what is offered, not of what was stored
             text = ""
-        levels = tuple([text if tag in tags else "" for tags in LEVELS])
+        levels = tuple([text if tag in tags else "" for tags in LEVELS]) if tag in _OF_LEVELS else _OF_NO_LEVEL
         before = self._meaning
         if tag in _ALWAYS or tag & 0x1FF00 == 0x10000:  # or a private creator
             self._meaning = self._meaning_behind(tag, element)
@@ -358,6 +367,7 @@ class _Walk:
         self.raw.update(run.elements)
         if run.piece[0]:
             self._pieces.append(run.piece)
+        if run.levels is not _OF_NO_LEVEL:
             for texts, text in zip(self._levels, run.levels, strict=True):
                 if text:
                     texts.append(text)
@@ -432,9 +442,9 @@ class _Known:
         self._learned_bytes = 0
         self._previous: dict[int, bytes] = {}
         self._metas: list[_FileMeta] = []
-        self._looks: dict[Hashable, list[tuple[int, ...]]] = {}
-        self._results: dict[Hashable, Any] = {}
-        self._result_bytes = 0
+        self._results: dict[Hashable, list[tuple[tuple[int, ...], dict[Any, Any]]]] = {}
+        self._remembered = 0
+        self._remembered_bytes = 0
 
     def read(self, data: bytes) -> Head:
         """The header of a file that begins with ``data``. Raises UnfamiliarError and IrregularError."""
@@ -506,6 +516,7 @@ class _Known:
             return
         data, text = b"".join([run.data for run in alike]), _joined([run.piece[0] for run in alike])
         levels = tuple([_joined(texts) for texts in zip(*[run.levels for run in alike], strict=True)])
+        levels = levels if any(levels) else _OF_NO_LEVEL
         first, last = alike[0], alike[-1]
         piece = text, packed_piece(text)
         run = _Run(data, first.first, last.last, elements, piece, levels, first.before, last.behind, True)
@@ -521,10 +532,10 @@ class _Known:
         """See ``Head.recalled``."""
         asked, elements = (function, args, head.elements.implicit), head.elements
         element = elements.raw.get
-        for tags in self._looks.get(asked, ()):
-            key = (asked, tags, *map(element, tags))
-            if key in self._results:
-                result: Found = self._results[key]
+        for tags, results in self._results.get(asked, ()):
+            key = tuple([element(tag) for tag in tags])
+            if key in results:
+                result: Found = results[key]
                 return result
         elements.looked = looked = set[int]()
         try:
@@ -532,21 +543,22 @@ class _Known:
         finally:
             elements.looked = None
         if _EVERYTHING not in looked:
-            self._remember(asked, tuple(sorted(looked | _ALWAYS)), elements.raw, result)
+            tags = tuple(sorted(looked | _ALWAYS))
+            self._remember(asked, tags, tuple([element(tag) for tag in tags]), result)
         return result
 
-    def _remember(self, asked: Hashable, tags: tuple[int, ...], raw: dict[int, bytes], result: Any) -> None:
-        seen = [raw.get(tag) for tag in tags]
-        self._result_bytes += sum(len(element) for element in seen if element) + (
-            len(result) if isinstance(result, str) else 0
-        )
-        if len(self._results) >= _MOST_RESULTS or self._result_bytes > _MOST_RESULT_BYTES:
-            self._looks, self._results, self._result_bytes = {}, {}, 0
-        looks = self._looks.setdefault(asked, [])
-        if tags not in looks:
-            looks.insert(0, tags)
-            del looks[_MOST_LOOKS:]
-        self._results[asked, tags, *seen] = result
+    def _remember(self, asked: Hashable, tags: tuple[int, ...], key: tuple[bytes | None, ...], result: Any) -> None:
+        self._remembered += 1
+        self._remembered_bytes += sum([len(element) for element in key if element])
+        if self._remembered > _MOST_RESULTS or self._remembered_bytes > _MOST_RESULT_BYTES:
+            self._results, self._remembered, self._remembered_bytes = {}, 0, 0
+        looks = self._results.setdefault(asked, [])
+        for known, results in looks:
+            if known == tags:
+                results[key] = result
+                return
+        looks.insert(0, (tags, {key: result}))
+        del looks[_MOST_LOOKS:]
 
 
 def _joined(texts: Iterable[str]) -> str:

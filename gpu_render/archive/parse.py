@@ -62,7 +62,7 @@ from gpu_render.header import (
     native_frame_bits,
     presentation_varies,
     read_geometry,
-    read_instance,
+    read_kind,
     read_layout,
     read_number_of_frames,
     read_presentation,
@@ -70,6 +70,7 @@ from gpu_render.header import (
     read_study,
     text,
     uid_text,
+    whole_number,
 )
 from gpu_render.reference import check_uid
 
@@ -438,7 +439,7 @@ def describe_file(descriptor: int, file: File, identity: str, max_frame_bytes: i
         "lacks": [*_lacks(said), *(["Transfer Syntax UID"] if file.guessed else [])],
         "study": file.recalled(read_study),
         "series": file.recalled(read_series),
-        "instance": read_instance(ds, file.recalled(text, "SOPClassUID", 64)),
+        "instance": {**file.recalled(read_kind), "InstanceNumber": whole_number(ds, "InstanceNumber")},
         "transfer_syntax_uid": file.transfer_syntax_uid,
         "number_of_frames": 0,
         "error": None,
@@ -630,7 +631,7 @@ def _describe_frames(file: File, layout: PixelLayout, frames: int) -> Document:
     if groups and len(groups) < frames:
         raise CorruptPixelData(f"PerFrameFunctionalGroupsSequence has {len(groups)} items for {frames} frames")
     if not groups and "GridFrameOffsetVector" not in ds:
-        return _describe_alike(ds, base_presentation, frames)
+        return _describe_alike(file, base_presentation, frames)
     if isinstance(groups, FrameGroups):
         return _describe_walked(ds, layout, frames, groups)
     base_geometry = geometry_to_json(read_geometry(ds, 0, frames))
@@ -704,10 +705,10 @@ class _Geometries:
         return self._known[key]
 
 
-def _describe_alike(ds: Dataset, presentation: str, frames: int) -> Document:
+def _describe_alike(file: File, presentation: str, frames: int) -> Document:
     """Without functional groups: the root's position is that of frame 1 alone."""
-    first = geometry_to_json(read_geometry(ds, 0, frames))
-    others = geometry_to_json(read_geometry(ds, 1, frames)) if frames > 1 else first
+    first = geometry_to_json(read_geometry(file.ds, 0, frames, file.recalled))
+    others = geometry_to_json(read_geometry(file.ds, 1, frames, file.recalled)) if frames > 1 else first
     rows = [] if first == others else [[1, 0, first]]
     return {"presentations": [presentation], "geometry": others, "frames": rows}
 

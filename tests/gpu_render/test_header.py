@@ -26,7 +26,7 @@ from gpu_render.frame import Geometry, LookupTable, PixelLayout, Presentation, R
 from gpu_render.header import (
     native_frame_bits,
     read_geometry,
-    read_instance,
+    read_kind,
     read_layout,
     read_number_of_frames,
     read_presentation,
@@ -506,9 +506,8 @@ def test_hostile_values_give_records_or_a_typed_error(keyword: str, vr: str, val
     changes: dict[str, Any] = {keyword: Raw(vr, value)}
     ds = read(**changes)
     try:
-        for read_level in (read_study, read_series):
+        for read_level in (read_study, read_series, read_kind):
             read_level(ds)
-        read_instance(ds, "1.2.3")
         frames = read_number_of_frames(ds)
         layout = read_layout(ds)
         shown = read_presentation(ds, layout)
