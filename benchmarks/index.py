@@ -13,7 +13,7 @@ import tempfile
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote
@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from benchmarks import index_data, machine, record, report
+from benchmarks import comparing, index_data, machine, record, report, running
 from benchmarks.harness import BenchmarkError
 from benchmarks.index_data import INSTANCES_A_SERIES, SERIES_A_STUDY, frame_of, place_of
 from gpu_render import __version__
@@ -42,8 +42,9 @@ NOTES = (
     "set of a real CT. Each question is another one. The index has just been filled, so the system has it in memory.",
     f"Searches answer at most {PAGE} studies.",
     "Filling: transactions of 512 instances that are parsed already.",
-    "Scanning: 39 kB CT files on two workers, new index each time; beside them one process that reads each header with "
-    "pydicom up to its pixels and keeps nothing, and one that makes DICOM JSON of it as well, which a scan does too.",
+    "Scanning: 39 kB CT files, series of a hundred slices, on two workers, new index each time; beside them a process "
+    "that reads each header with pydicom up to its pixels and keeps nothing, and one that makes DICOM JSON of it as "
+    "well, which a scan does too.",
 )
 
 
@@ -147,6 +148,7 @@ class Found:
 
     cases: list[record.Case]
     rates: list[record.Rate]
+    ratios: list[record.Ratio] = field(default_factory=list)
 
 
 def measure_index(index: Index, group: str, plan: Plan, found: Found, stored: Callable[[], int], bar: Progress) -> None:
@@ -206,7 +208,8 @@ def measure_scan(work: Path, plan: Plan, found: Found) -> None:
     paths = index_data.write_files(work / "files", plan.scanned)
     ours, plain, as_json = [], [], []
     with contextlib.closing(WorkerPool(2)) as pool:
-        _scan_some(work, pool)
+        for operation in ("parse", "parse_files"):
+            pool.warm(operation, 2)  # they start, and import what they need
         for number in range(plan.passes):
             plain.append(_plain_loop(paths))
             as_json.append(_to_json(paths))
@@ -215,15 +218,9 @@ def measure_scan(work: Path, plan: Plan, found: Found) -> None:
     found.rates.append(record.Rate(group="scan, 2 workers", what=what, count=plan.scanned, seconds=tuple(ours)))
     for name, seconds in (("pydicom, 1 process", plain), ("pydicom's to_json, 1 process", as_json)):
         found.rates.append(record.Rate(group=name, what=what, count=plan.scanned, seconds=tuple(seconds)))
-
-
-def _scan_some(work: Path, pool: WorkerPool) -> None:
-    """Start the workers and let them import what they need."""
-    (work / "few").mkdir()
-    for number in range(4):
-        (work / "few" / f"{number}").write_bytes(index_data.ct().read_bytes())
-    with contextlib.closing(FolderArchive([work / "few"], None, pool)) as archive:
-        archive.scan()
+    rates = [[plan.scanned / one for one in seconds] for seconds in (ours, plain)]
+    pair = ("scan, 2 workers", rates[0]), ("pydicom, 1 process", rates[1])
+    found.ratios.append(comparing.compare("new files, a second", *pair, target=3))
 
 
 def measure_unchanged(work: Path, group: str, url: str | None, count: int, passes: int, found: Found) -> None:
@@ -320,6 +317,7 @@ def measure(plan: Plan, url: str | None, console: Console) -> record.Run:
         notes=NOTES,
         cases=tuple(found.cases),
         rates=tuple(found.rates),
+        ratios=tuple(found.ratios),
     )
 
 
@@ -387,6 +385,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             console.print(markdown(rows), markup=False, soft_wrap=True)
         else:
             console.print(table(rows, run))
+    running.show_ratios(run, console)
     results = options.results or (None if options.quick else record.RESULTS)
     if results is not None:
         console.print(f"wrote {record.write(run, results)}", soft_wrap=True)

@@ -40,6 +40,7 @@ ALL = (
     Benchmark("wire", "benchmarks.wire", "compressed bodies; slices over 10 to 1,000 Mbit/s", "2 min", True),
     Benchmark("metadata", "benchmarks.metadata", "metadata of series of 1,000 and 3,000 instances", "5 min"),
     Benchmark("index", "benchmarks.index", "an index of 10,000 to 1,000,000 instances; scans", "15 min"),
+    Benchmark("startup", "benchmarks.startup", "start to ready, and memory of the idle service", "5 min", True),
     Benchmark("huge", "benchmarks.huge", "objects of 200,000 frames", "5 min"),
     Benchmark("decode", "benchmarks.decode", "codecs alone, and by the service's processes", "4 min", True),
     Benchmark("bandwidth", "benchmarks.bandwidth", "windowing and unpacking on the CPU beside memcpy", "1 min", True),

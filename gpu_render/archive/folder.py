@@ -58,8 +58,8 @@ MIB = 1 << 20
 BATCH_FILES = 512
 """Most files committed at once; a batch is also committed after BATCH_S."""
 BATCH_S = 0.5
-CALL_FILES, CALL_BYTES = 32, 32 * MIB
-"""Most files, and their bytes, that a worker is given at once."""
+CALL_FILES, CALL_BYTES = 64, 64 * MIB
+"""Most files, and their bytes, that a worker is given at once: while this process writes, it is slow to give more."""
 MANY_FILES = 1000
 """After so many new ones the database counts anew what is in its tables, by which it plans how to search."""
 

@@ -59,6 +59,7 @@ from gpu_render.header import (
     MAX_FRAME_BYTES,
     MAX_FRAMES,
     SUBSAMPLED,
+    Attributes,
     native_frame_bits,
     presentation_varies,
     read_geometry,
@@ -432,14 +433,15 @@ def describe_file(descriptor: int, file: File, identity: str, max_frame_bytes: i
     ds = file.ds
     if file.pixels is None and not text(ds, "SOPClassUID", 64):
         raise UnreadableFile("neither a SOP Class UID nor pixel data")
-    said = {**file.recalled(_said_uids), "SOPInstanceUID": uid_text(ds, "SOPInstanceUID")}
+    uids, of_study, of_series, kind = file.recalled(_read_kinship)
+    said = {**uids, "SOPInstanceUID": uid_text(ds, "SOPInstanceUID")}
     document: Document = {
         "cut_off": _is_cut_off(descriptor, file),  # first: an element that was looked at is no longer raw
         **_identify(said, file.media_sop_instance_uid, identity),
         "lacks": [*_lacks(said), *(["Transfer Syntax UID"] if file.guessed else [])],
-        "study": file.recalled(read_study),
-        "series": file.recalled(read_series),
-        "instance": {**file.recalled(read_kind), "InstanceNumber": whole_number(ds, "InstanceNumber")},
+        "study": of_study,
+        "series": of_series,
+        "instance": {**kind, "InstanceNumber": whole_number(ds, "InstanceNumber")},
         "transfer_syntax_uid": file.transfer_syntax_uid,
         "number_of_frames": 0,
         "error": None,
@@ -546,9 +548,10 @@ def pixels_end(descriptor: int, file: File, spans: bytes) -> int | None:
     return (items[-1].end if items else int(known)) + 8 if delimited else None
 
 
-def _said_uids(ds: Dataset) -> dict[str, str]:
-    """What a file says of where it belongs, and what it is."""
-    return {keyword: uid_text(ds, keyword) for keyword in ("SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID")}
+def _read_kinship(ds: Dataset) -> tuple[dict[str, str], Attributes, Attributes, Attributes]:
+    """What all instances of a series say: UIDs, and attributes of study, series and instance."""
+    uids = {keyword: uid_text(ds, keyword) for keyword in ("SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID")}
+    return uids, read_study(ds), read_series(ds), read_kind(ds)
 
 
 def _identify(said: dict[str, str], media_sop_instance_uid: str, identity: str) -> Document:
