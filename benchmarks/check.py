@@ -317,7 +317,7 @@ def rows(judged: Sequence[Judged]) -> list[tuple[str, ...]]:
     return [
         (
             one.name,
-            (one.now or one.stored).group if one.now or one.stored else "",  # type: ignore[union-attr]
+            next((found.group for found in (one.now, one.stored) if found), ""),
             median(one.now),
             median(one.stored),
             f"{one.ratio.ratio:.2f}" if one.ratio else "-",

@@ -20,7 +20,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import clients, comparing, data, drawing, record, report, running
+from benchmarks import clients, comparing, data, drawing, grids, record, report, running
 from benchmarks.clients import Load
 from benchmarks.harness import RULER, WITHOUT_LOOKAHEAD, BenchmarkError, Client, Question, Server, serving
 from benchmarks.series import path_of, write_series
@@ -281,8 +281,7 @@ def table(run: record.Run) -> Table:
 
 def markdown(run: record.Run) -> str:
     """For docs/benchmarks.md."""
-    lines = [COLUMNS, ("---", *["--:"] * (len(COLUMNS) - 1)), *rows(run)]
-    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    text = grids.markdown(COLUMNS, rows(run))
     return f"{text}\n\n{report.heading(run)}. {' '.join(run.notes)}\n"
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import comparing, data, drawing, record, report, running
+from benchmarks import comparing, data, drawing, grids, record, report, running
 from benchmarks.harness import WITHOUT_LOOKAHEAD, BenchmarkError, Client, Question, serving
 from benchmarks.slice import manifest, picture, stored, wait_for_index
 from gpu_render.demo import phantom_uid
@@ -252,18 +252,12 @@ def rows(run: record.Run) -> list[tuple[str, ...]]:
 
 def table(run: record.Run) -> Table:
     """For the terminal."""
-    made = Table(title="memory over the run", caption=report.heading(run), header_style="bold")
-    for index, name in enumerate(COLUMNS):
-        made.add_column(name, justify="right" if 1 < index < 6 else "left")
-    for row in rows(run):
-        made.add_row(*row)
-    return made
+    return grids.terminal("memory over the run", COLUMNS, rows(run), (0, 1, 6), report.heading(run))
 
 
 def markdown(run: record.Run) -> str:
     """For docs/benchmarks.md."""
-    lines = [COLUMNS, ("---", "---", *["--:"] * (len(COLUMNS) - 2)), *rows(run)]
-    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    text = grids.markdown(COLUMNS, rows(run), (0, 1, 6))
     return f"{text}\n\n{report.heading(run)}; {run.duration_s:.0f} s. {' '.join(run.notes)}\n"
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from benchmarks import drawing
+from benchmarks import drawing, grids
 from benchmarks.record import Kernel, Run, Throughput, read
 from benchmarks.report import NEITHER, heading
 
@@ -152,9 +152,7 @@ def throughput_markdown(run: Run) -> str:
 
 
 def _markdown(run: Run, columns: Sequence[str], rows: Sequence[Sequence[str]], text: Sequence[int]) -> str:
-    rule = ["---" if index in text else "--:" for index in range(len(columns))]
-    lines = ["| " + " | ".join(cells) + " |" for cells in (columns, rule, *rows)]
-    return "\n".join(lines) + f"\n\n{title(run)}. {' '.join(run.notes)}\n"
+    return f"{grids.markdown(columns, rows, text)}\n\n{title(run)}. {' '.join(run.notes)}\n"
 
 
 def kernel_plot(run: Run, path: Path) -> None:

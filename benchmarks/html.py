@@ -5,6 +5,7 @@ import html
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from benchmarks import concurrency, drawing, gpu_report, history, machine, report
@@ -68,7 +69,7 @@ def plots(run: Run) -> Iterator[str]:
         yield picture(lambda path: gpu_report.kernel_plot(run, path), "bandwidth of each kernel in percent of a copy's")
     for trace in run.traces:
         text = f"{trace.name} over the run"
-        yield picture(lambda path, trace=trace: drawing.trace(trace, path), text)  # type: ignore[misc]
+        yield picture(partial(drawing.trace, trace), text)
 
 
 def tables(run: Run) -> Iterator[str]:

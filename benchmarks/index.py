@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from benchmarks import comparing, index_data, machine, record, report, running
+from benchmarks import comparing, grids, index_data, machine, record, report, running
 from benchmarks.harness import BenchmarkError
 from benchmarks.index_data import INSTANCES_A_SERIES, SERIES_A_STUDY, frame_of, place_of
 from gpu_render import __version__
@@ -347,18 +347,12 @@ def rate_rows(run: record.Run) -> list[tuple[str, ...]]:
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
     """For docs/benchmarks.md."""
-    line = ["---", *["---:"] * (len(rows[0]) - 1)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (rows[0], line, *rows[1:]))
+    return grids.markdown(rows[0], rows[1:])
 
 
 def table(rows: Sequence[Sequence[str]], run: record.Run) -> Table:
     """For the terminal."""
-    made = Table(caption=report.heading(run), header_style="bold")
-    for number, name in enumerate(rows[0]):
-        made.add_column(name, justify="right" if number else "left")
-    for row in rows[1:]:
-        made.add_row(*row)
-    return made
+    return grids.terminal("", rows[0], rows[1:], caption=report.heading(run))
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

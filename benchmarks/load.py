@@ -27,7 +27,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import data, drawing, machine, record, report
+from benchmarks import data, drawing, grids, machine, record, report
 from benchmarks.harness import SERVICE, BenchmarkError, Client, Question, Server, serving
 from benchmarks.slice import manifest, stored, wait_for_index
 from gpu_render import __version__
@@ -307,18 +307,12 @@ def refusal_text(run: record.Run) -> str:
 
 def table(run: record.Run) -> Table:
     """For the terminal."""
-    made = Table(title="one slice while others wait", caption=report.heading(run), header_style="bold")
-    for index, name in enumerate(COLUMNS):
-        made.add_column(name, justify="right" if index else "left")
-    for row in rows(run):
-        made.add_row(*row)
-    return made
+    return grids.terminal("one slice while others wait", COLUMNS, rows(run), caption=report.heading(run))
 
 
 def markdown(run: record.Run) -> str:
     """For docs/benchmarks.md."""
-    lines = [COLUMNS, ("---", *["--:"] * (len(COLUMNS) - 1)), *rows(run)]
-    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    text = grids.markdown(COLUMNS, rows(run))
     return f"{text}\n\n{refusal_text(run)} {run.notes[-1]} {report.heading(run)}.\n"
 
 

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from benchmarks import machine, record, report, ruler
+from benchmarks import grids, machine, record, report, ruler
 from benchmarks.harness import RULER, SERVICE, Answer, BenchmarkError, Client, Question, Series, serving
 from benchmarks.metadata_data import LARGE, MANY, prepare, uid
 from benchmarks.slice import wait_for_index
@@ -226,12 +226,7 @@ def _bar(console: Console) -> Progress:
 
 def table(run: record.Run) -> Table:
     """For the terminal."""
-    found = Table(title="metadata over HTTP", caption=report.heading(run), header_style="bold")
-    for number, name in enumerate(COLUMNS):
-        found.add_column(name, justify="left" if number < 3 else "right", no_wrap=True)
-    for row in rows(run):
-        found.add_row(*row)
-    return found
+    return grids.terminal("metadata over HTTP", COLUMNS, rows(run), range(3), report.heading(run))
 
 
 COLUMNS = ("what", "request", "state", "kB", "p50 ms", "p95 ms", "n")

@@ -22,7 +22,7 @@ from pydicom.encaps import encapsulate
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import comparing, data, record, report, running
+from benchmarks import comparing, data, grids, record, report, running
 from benchmarks.harness import WITHOUT_LOOKAHEAD, BenchmarkError, Client, Question, Server, serving
 from benchmarks.series import path_of, write_series
 from benchmarks.slice import get_json, wait_for_index
@@ -243,19 +243,12 @@ def rows(run: record.Run) -> list[tuple[str, ...]]:
 
 def table(run: record.Run) -> Table:
     """For the terminal."""
-    made = Table(title="JPEG 2000 after a restart", caption=report.heading(run), header_style="bold")
-    for index, name in enumerate(COLUMNS):
-        made.add_column(name, justify="right" if index > 2 else "left")
-    for row in rows(run):
-        made.add_row(*row)
-    return made
+    return grids.terminal("JPEG 2000 after a restart", COLUMNS, rows(run), range(3), report.heading(run))
 
 
 def markdown(run: record.Run) -> str:
     """For docs/benchmarks.md."""
-    rule = ("---", "---", "---", *["--:"] * (len(COLUMNS) - 3))
-    text = "\n".join("| " + " | ".join(line) + " |" for line in (COLUMNS, rule, *rows(run)))
-    return f"{text}\n\n{report.heading(run)}.\n"
+    return f"{grids.markdown(COLUMNS, rows(run), range(3))}\n\n{report.heading(run)}.\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from benchmarks import drawing
+from benchmarks import drawing, grids
 from benchmarks.record import Case, Run, read
 
 COLD, WARM, NEITHER = "#d97706", "#2563eb", "#6b7280"
@@ -128,11 +128,11 @@ def object_markdown(run: Run) -> str:
     frames = {(case.group, case.request, case.state): case for case in run.cases if case.group != "ruler"}
     requests = list(dict.fromkeys((request, state) for _, request, state in frames))
     names = (*OBJECT_COLUMNS, *(f"{request}, {state} ms" for request, state in requests))
-    lines = [names, ("---", *["--:"] * (len(names) - 1))]
+    lines = []
     for row in object_rows(run):
         cells = (frames.get((row[0], *request)) for request in requests)
         lines.append((*row, *(_milliseconds(case.client.median_ms) if case else "" for case in cells)))
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n{heading(run)}.\n"
+    return f"{grids.markdown(names, lines)}\n\n{heading(run)}.\n"
 
 
 def markdown(run: Run) -> str:
@@ -143,8 +143,7 @@ def markdown(run: Run) -> str:
     full = [kind for kind in kinds if sum((group, *kind) in cells for group in groups) > 1]
     rows = [(group, *(_cell(cells.get((group, *kind))) for kind in full)) for group in groups]
     names = ("median (p99) in ms", *(", ".join(kind) for kind in full))
-    lines = [names, ("---", *["--:"] * len(full)), *(row for row in rows if any(row[1:]))]
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    table = grids.markdown(names, [row for row in rows if any(row[1:])])
     others = [f"{c.group}: {c.request} {_cell(c)}" for c in run.cases if (c.request, c.state) not in full]
     return f"{table}\n\n{'; '.join([*others, heading(run)])}. {' '.join(run.notes)}\n"
 

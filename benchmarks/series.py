@@ -27,7 +27,7 @@ import pydicom
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import data, drawing, machine, record, report
+from benchmarks import data, drawing, grids, machine, record, report
 from benchmarks.harness import SERVICE, BenchmarkError, Client, Question, serving
 from benchmarks.slice import PIXELS, get_json, wait_for_index
 from gpu_render import __version__, phantom
@@ -317,19 +317,12 @@ def rows(run: record.Run) -> list[tuple[str, ...]]:
 
 def table(run: record.Run) -> Table:
     """For the terminal."""
-    made = Table(title="series as a whole", caption=report.heading(run), header_style="bold")
-    for index, name in enumerate(COLUMNS):
-        made.add_column(name, justify="left" if index in (0, 2) else "right", no_wrap=True)
-    for row in rows(run):
-        made.add_row(*row)
-    return made
+    return grids.terminal("series as a whole", COLUMNS, rows(run), (0, 2), report.heading(run))
 
 
 def markdown(run: record.Run) -> str:
     """For docs/benchmarks.md."""
-    rule = tuple("---" if index in (0, 2) else "--:" for index in range(len(COLUMNS)))
-    text = "\n".join("| " + " | ".join(line) + " |" for line in (COLUMNS, rule, *rows(run)))
-    return f"{text}\n\n{report.heading(run)}.\n"
+    return f"{grids.markdown(COLUMNS, rows(run), (0, 2))}\n\n{report.heading(run)}.\n"
 
 
 def plot(run: record.Run, path: Path) -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import comparing, drawing, index_data, record, report, running
+from benchmarks import comparing, drawing, grids, index_data, record, report, running
 from benchmarks.endurance import family, memory_of
 from benchmarks.harness import ROOT, SERVICE, Client, serving
 from benchmarks.slice import wait_for_index
@@ -215,19 +215,12 @@ def rows(run: record.Run) -> list[tuple[str, ...]]:
 
 def table(run: record.Run) -> Table:
     """For the terminal."""
-    made = Table(title="start and idle memory", caption=report.heading(run), header_style="bold")
-    for index, name in enumerate(COLUMNS):
-        made.add_column(name, justify="right" if index > 2 else "left")
-    for row in rows(run):
-        made.add_row(*row)
-    return made
+    return grids.terminal("start and idle memory", COLUMNS, rows(run), range(3), report.heading(run))
 
 
 def markdown(run: record.Run) -> str:
     """For docs/benchmarks.md."""
-    rule = ("---", "---", "---", *["--:"] * (len(COLUMNS) - 3))
-    text = "\n".join("| " + " | ".join(line) + " |" for line in (COLUMNS, rule, *rows(run)))
-    return f"{text}\n\n{report.heading(run)}.\n"
+    return f"{grids.markdown(COLUMNS, rows(run), range(3))}\n\n{report.heading(run)}.\n"
 
 
 def plot(run: record.Run, path: Path) -> None:

@@ -30,7 +30,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import comparing, data, drawing, record, report, running
+from benchmarks import comparing, data, drawing, grids, record, report, running
 from benchmarks.harness import ROOT, SERVICE, Answer, BenchmarkError, Client, Question, serving
 from benchmarks.series import path_of, write_series
 from benchmarks.slice import get_json, stored, wait_for_index
@@ -421,8 +421,7 @@ def markdown(run: record.Run) -> str:
     """For docs/benchmarks.md."""
     texts = []
     for columns, lines in ((BODY_COLUMNS, body_rows(run)), (LINE_COLUMNS, line_rows(run))):
-        rule = tuple("---" if index < 2 else "--:" for index in range(len(columns)))
-        texts.append("\n".join("| " + " | ".join(line) + " |" for line in (columns, rule, *lines)))
+        texts.append(grids.markdown(columns, lines, range(2)))
     return "\n\n".join((*texts, f"{report.heading(run)}. {' '.join(run.notes)}\n"))
 
 

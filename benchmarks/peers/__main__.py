@@ -91,7 +91,10 @@ def measure(folder: Path, roots: Sequence[Path], plan: Plan, console: Console) -
         data.read_all(folder)
         with running.progress(console) as bar:
             task = bar.add_task("peers", total=contest.steps(peers, plan))
-            step = lambda what: bar.update(task, advance=1, description=what)  # noqa: E731
+
+            def step(what: str) -> None:
+                bar.update(task, advance=1, description=what)
+
             contest.measure_warm(peers, plan, outcome, step)
             contest.measure_cold(peers, plan, outcome, step)
     measurements = figures.measurements(outcome)

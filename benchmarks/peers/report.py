@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.table import Table as RichTable
 
-from benchmarks import data
+from benchmarks import data, grids
 from benchmarks.peers.contest import COMPARED_CLIENTS, Outcome
 from benchmarks.peers.figures import (
     CLIENTS,
@@ -50,16 +50,10 @@ class Table:
     text_columns: int = 1
 
     def rich(self) -> RichTable:
-        table = RichTable(title=self.title, header_style="bold")
-        for index, name in enumerate(self.columns):
-            table.add_column(name, justify="left" if index < self.text_columns else "right")
-        for row in self.rows:
-            table.add_row(*row)
-        return table
+        return grids.terminal(self.title, self.columns, self.rows, range(self.text_columns))
 
     def markdown(self) -> str:
-        rule = ("---",) * self.text_columns + ("--:",) * (len(self.columns) - self.text_columns)
-        return "\n".join("| " + " | ".join(line) + " |" for line in (self.columns, rule, *self.rows))
+        return grids.markdown(self.columns, self.rows, range(self.text_columns))
 
 
 def number(value: float) -> str:
