@@ -93,7 +93,8 @@ _PLAIN_NUMBERS = {
 def _raw(ds: Dataset, keyword: str) -> tuple[str, bytes]:
     """VR and value as they lie in the file, empty where nobody has to know them."""
     tag = tag_for_keyword(keyword)
-    raw = None if tag is None else ds.get_item(tag)
+    # kept as it is: asked for plainly, pydicom converts a value of no bytes, and raises for a VR that is none
+    raw = None if tag is None else ds.get_item(tag, keep_deferred=True)
     if not isinstance(raw, RawDataElement) or not raw.value:
         return "", b""
     return raw.VR or dictionary_VR(raw.tag), raw.value

@@ -32,6 +32,8 @@ from gpu_render.header import (
     read_presentation,
     read_series,
     read_study,
+    uid_text,
+    whole_number,
 )
 from gpu_render.lookup_tables import expand_segments
 from tests.data import EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE, Raw, dataset, image
@@ -487,6 +489,14 @@ def test_attributes_are_decoded_and_cleaned() -> None:
     assert study["PatientName"] == "Bär^Jo=\u5c71"
     assert study["StudyDescription"] == "ab c"
     assert read_series(ds)["SeriesNumber"] is None
+
+
+@pytest.mark.parametrize("value", [b"", b"1 "])
+def test_a_vr_that_is_none_is_an_absent_value(value: bytes) -> None:
+    """With no bytes pydicom looks at the VR even where only the bytes are asked for. Found by fuzzing."""
+    ds = read(InstanceNumber=Raw("I\0", value), StudyInstanceUID=Raw("U\0", value))
+    assert whole_number(ds, "InstanceNumber") is None
+    assert uid_text(ds, "StudyInstanceUID") == ""
 
 
 HOSTILE = [
