@@ -8,7 +8,7 @@ SOURCES := pyproject.toml requirements.lock viewer/build_hook.py viewer/package-
 	viewer/index.html viewer/docs.html viewer/benchmarks.html \
 	viewer/vite.config.ts viewer/tsconfig.json $(shell find viewer/src -type f 2>/dev/null)
 
-.PHONY: help setup system test test-system clients gpu gpu-test lint format demo conformance screenshot bench mutation bench-check bench-all bench-report bench-sizes bench-concurrency bench-decode bench-bandwidth bench-endurance bench-peers bench-huge bench-series bench-load bench-index bench-metadata bench-gpu fuzz-setup fuzz lock clean
+.PHONY: help setup system test test-system clients gpu gpu-test lint format demo conformance screenshot bench mutation bench-check bench-all bench-report bench-sizes bench-concurrency bench-decode bench-bandwidth bench-endurance bench-startup bench-wire bench-reencode bench-hotpath bench-peers bench-huge bench-series bench-load bench-index bench-metadata bench-gpu fuzz-setup fuzz lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -87,6 +87,18 @@ bench-bandwidth: setup ## windowing and unpacking on the CPU beside memcpy; take
 
 bench-endurance: setup ## memory over ten minutes of mixed requests
 	$(BIN)/python -m benchmarks.endurance
+
+bench-startup: setup ## start to ready, and memory of the idle service; takes about five minutes
+	$(BIN)/python -m benchmarks.startup
+
+bench-wire: setup ## compressed bodies, and slices over 10 to 1,000 Mbit/s; takes two minutes
+	$(BIN)/python -m benchmarks.wire
+
+bench-reencode: setup ## JPEG 2000 frames from copies that decode fast; takes two minutes
+	$(BIN)/python -m benchmarks.reencode
+
+bench-hotpath: setup ## processor time, calls and allocations of a request; py-spy says where the time goes; takes a minute
+	$(BIN)/python -m benchmarks.hotpath
 
 bench-peers: setup ## one slice from this service, Orthanc, nginx and the old design; takes a quarter of an hour; ORTHANC=folder: another Debian's
 	$(BIN)/python -m benchmarks.peers $(if $(ORTHANC),--orthanc-root $(ORTHANC))

@@ -101,6 +101,7 @@ def test_a_full_queue_is_503_with_retry_after(client: TestClient, monkeypatch: p
     studies = client.get("/api/studies").json()["studies"]
     shown = [series["thumbnail"] for study in studies for series in study["series"] if series["thumbnail"]]
     url = shown[0]["url"]
+    monkeypatch.setattr(Renderer, "at_hand", lambda *_: None)  # whatever others have asked of this service before
     monkeypatch.setattr(Renderer, "render", full)
     response = client.get(url)
     assert response.status_code == 503
