@@ -78,6 +78,8 @@ async def frame_response(request: Request, service: Service, ref: FrameRef, view
             return Response(status_code=304, headers=caching(same, VARY_CODED))
     priority = priority_of(request)
     frame = service.renderer.at_hand(ref, view)
+    if frame is None and priority is Priority.INTERACTIVE:
+        frame = service.renderer.read_now(ref, view)
     if frame is None:
         try:
             frame = await while_connected(request, service.renderer.render(ref, view, priority))

@@ -127,11 +127,22 @@ class FrameCache(Generic[V]):
             valid = current is not None and current.task is task
             if valid:
                 del self._loads[key]
-        if valid and value.nbytes <= self._values.maxsize:
-            self._values[key] = value
+        if valid:
+            self.add(key, value)
         else:
             value.left()
         return value
+
+    def add(self, key: Hashable, value: V) -> None:
+        """A value that was loaded, where none is held: kept, or told that it is not."""
+        if value.nbytes <= self._values.maxsize:
+            self._values[key] = value
+        else:
+            value.left()
+
+    def is_loading(self, key: Hashable) -> bool:
+        """Whether the value is being loaded."""
+        return key in self._loads
 
     def abandon(self, key: Hashable) -> None:
         """Let the next caller begin a load of its own; who waits for the one under way still gets its value."""

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from gpu_render.archive import FrameRecord, Frames
+from gpu_render.archive import FrameRecord, Frames, Source
 from gpu_render.cache import FrameCache, Kept
 from gpu_render.decode import DECODERS, decode
 from gpu_render.decode.device import DevicePlan, plan
@@ -46,6 +46,8 @@ from kernels.packing import Packed
 BEHIND_S = 0.1
 #: Most samples of a frame that is rendered in between, on the event loop: some 0.15 ms.
 QUICK_SAMPLES = 1 << 18
+#: Largest frame [byte] that is read in between, on the event loop, where it lies in memory: some 0.1 ms.
+QUICK_BYTES = 1 << 20
 
 T = TypeVar("T")
 Timings = dict[str, float]
@@ -85,7 +87,7 @@ class Renderer:
         settings: Settings,
         proven: ProofTable | None = None,
         background: WorkerPool | None = None,
-        decoded_from: Frames | None = None,
+        decoded_from: Source | None = None,
     ) -> None:
         self.archive = archive
         self._decoded_from = decoded_from or archive
@@ -159,28 +161,61 @@ class Renderer:
         answer, for a picture that is kept, or one that the CPU renders in little more time than a thread takes to
         begin. None where ``render`` has something to do."""
         frame = self.held(ref)
-        if frame is not None and isinstance(frame.samples, np.ndarray) and _wants_stored_as_is(view, frame.layout):
-            return self._answered(
-                RenderedFrame(frame.samples, view.stage, None, frame.decoder, "none", {}, frame.version)
-            )
-        kept = self.cache.kept((ref, view))
-        if isinstance(kept, KeptPicture):
-            return self._answered(
-                RenderedFrame(kept.pixels, view.stage, kept.window, kept.decoder, kept.backend, {}, kept.version)
-            )
-        if frame is None or not _is_quick(frame, view):
+        answer = None if frame is None else self._as_it_is(frame, view, {})
+        if answer is None:
+            kept = self.cache.kept((ref, view))
+            if isinstance(kept, KeptPicture):
+                answer = RenderedFrame(
+                    kept.pixels, view.stage, kept.window, kept.decoder, kept.backend, {}, kept.version
+                )
+            elif frame is not None and _is_quick(frame, view):
+                answer = self._quickly(frame, view, {"queue": 0.0})
+        if answer is not None:
+            self.was_at_hand()
+        return answer
+
+    def read_now(self, ref: FrameRef, view: View) -> RenderedFrame | None:
+        """The same of a frame that is not held, where it takes less time to read and decode it than to let a thread do
+        so: uncompressed, and in the system's memory. Kept as any other. None where ``render`` has something to do. For
+        what a person waits for: it does not stand in any queue."""
+        if self.held(ref) is not None or self.cache.is_loading(ref):
             return None
+        begun = time.perf_counter()
+        fetch_ahead()
+        encoded = self.archive.fetch_now(ref, partial(self._is_quick_to_read, view))
+        if encoded is None:
+            return None
+        timings = {"queue": 0.0, "read": (time.perf_counter() - begun) * 1e3}
+        try:
+            frame, timings["decode"] = self._decode(encoded, self._generation)
+        except RenderError:
+            return None  # which ``render`` says
+        self.cache.add(ref, frame)
+        self.cache.misses += 1
+        self.turns.noted()
+        return self._as_it_is(frame, view, timings) or self._quickly(frame, view, timings)
+
+    def _is_quick_to_read(self, view: View, record: FrameRecord) -> bool:
+        decoder, nbytes = DECODERS.get(record.transfer_syntax_uid), _decoded_bytes(record.layout)
+        if decoder is None or decoder.needs_worker or nbytes > min(QUICK_BYTES, self._settings.max_frame_bytes):
+            return False
+        return _wants_stored_as_is(view, record.layout) or _is_quick(record, view)
+
+    @staticmethod
+    def _as_it_is(frame: DeviceFrame, view: View, timings: Timings) -> RenderedFrame | None:
+        """The samples, where they are the answer."""
+        if not isinstance(frame.samples, np.ndarray) or not _wants_stored_as_is(view, frame.layout):
+            return None
+        return RenderedFrame(frame.samples, view.stage, None, frame.decoder, "none", timings, frame.version)
+
+    def _quickly(self, frame: DeviceFrame, view: View, timings: Timings) -> RenderedFrame | None:
+        """The picture, where the CPU makes it at once."""
         begun = time.perf_counter()
         picture = self.device.now(frame, view)
         if picture is None:
             return None
         render_ms = (time.perf_counter() - begun) * 1e3
-        timings = {"queue": 0.0, "upload": 0.0, "render": render_ms, "download": 0.0}
-        return self._answered(self._made(frame, view, picture, timings))
-
-    def _answered(self, answer: RenderedFrame) -> RenderedFrame:
-        self.was_at_hand()
-        return answer
+        return self._made(frame, view, picture, timings | {"upload": 0.0, "render": render_ms, "download": 0.0})
 
     def was_at_hand(self) -> None:
         """Somebody was answered with what is held or kept."""
@@ -269,6 +304,15 @@ class Renderer:
         """The frame as it is stored, read when its turn among the loads comes. Raises what ``Archive.fetch`` raises,
         and Overloaded. Cancel the caller to drop the work."""
         return await asyncio.wrap_future(self._loaders.submit(partial(self.archive.fetch, ref), priority))
+
+    def encoded_now(self, ref: FrameRef) -> EncodedFrame | None:
+        """The same where it lies in memory and is not large, without a thread; None where ``encoded`` has something to
+        do. For what a person waits for."""
+        fetch_ahead()
+        found = self.archive.fetch_now(ref, lambda record: _decoded_bytes(record.layout) <= QUICK_BYTES)
+        if found is not None:
+            self.turns.noted()
+        return found
 
     @staticmethod
     def is_plain(frame: FrameRecord | EncodedFrame, view: View) -> bool:
@@ -434,9 +478,10 @@ class Renderer:
         return frame if done.on_device else None
 
     async def _render(self, frame: DeviceFrame, view: View, priority: Priority, asked: _Asked) -> RenderedFrame:
-        samples, timings = frame.samples, asked.timings
-        if isinstance(samples, np.ndarray) and _wants_stored_as_is(view, frame.layout):
-            return RenderedFrame(samples, view.stage, None, frame.decoder, "none", timings, frame.version)
+        timings = asked.timings
+        as_it_is = self._as_it_is(frame, view, timings)
+        if as_it_is is not None:
+            return as_it_is
         if asked.made is not None and asked.made[0] is frame:
             return self._made(frame, view, asked.made[1], timings)
         done = await asyncio.wrap_future(self.queue.render(frame, view, priority))
@@ -469,7 +514,7 @@ def _wants_stored_as_is(view: View, layout: PixelLayout) -> bool:
     return layout.is_float or layout.bits_stored == layout.bits_allocated
 
 
-def _is_quick(frame: DeviceFrame, view: View) -> bool:
+def _is_quick(frame: DeviceFrame | FrameRecord, view: View) -> bool:
     """Whether the CPU renders this in less time than it takes to hand it to a thread and back: a window on not too many
     pixels of grey, in their own size, without a table."""
     layout, presentation = frame.layout, frame.presentation

@@ -119,7 +119,12 @@ class Frames:
                 return known
         if kept is None:
             generation = self.service.archive.generation
-            kept = _sent(ref, *await while_connected(self.request, self._read(ref)))
+            at_once = self.priority is Priority.INTERACTIVE
+            encoded = self.service.renderer.encoded_now(ref) if at_once else None
+            read = None if encoded is None else self._as_stored(encoded)
+            if read is None:
+                read = await while_connected(self.request, self._read(ref, encoded))
+            kept = _sent(ref, *read)
             self._keep(ref, kept, generation)
         if kept.decoder != "none" and self.priority is Priority.INTERACTIVE:
             self.service.lookahead.saw(ref, kept.decoder)
@@ -212,12 +217,21 @@ class Frames:
         read = loaded_ahead(load, lambda _: most_bytes(record.layout), self.service.room)
         return streamed(self.request, framing(tag, size), sizes, read, headers)
 
-    async def _read(self, ref: FrameRef) -> tuple[Form, FrameBytes]:
-        """A frame in the form that is liked most, which its transfer syntax decides."""
-        encoded = await self.service.renderer.encoded(ref, self.priority)
+    def _as_stored(self, encoded: EncodedFrame) -> tuple[Form, FrameBytes] | None:
+        """The form that is liked most, and the frame, where that is the one it is stored in."""
         form = self.form(encoded, 1)
-        if form.transfer_syntax_uid == stored_form(encoded.transfer_syntax_uid):
-            return form, FrameBytes(encoded.data, encoded.version)
+        if form.transfer_syntax_uid != stored_form(encoded.transfer_syntax_uid):
+            return None
+        return form, FrameBytes(encoded.data, encoded.version)
+
+    async def _read(self, ref: FrameRef, encoded: EncodedFrame | None) -> tuple[Form, FrameBytes]:
+        """A frame in the form that is liked most, which its transfer syntax decides. ``encoded``: where it was read."""
+        if encoded is None:
+            encoded = await self.service.renderer.encoded(ref, self.priority)
+        as_stored = self._as_stored(encoded)
+        if as_stored is not None:
+            return as_stored
+        form = self.form(encoded, 1)
         return form, await self._made(encoded, ref, form.transfer_syntax_uid, self.priority)
 
     async def _frame(self, record: FrameRecord, ref: FrameRef, uid: str, priority: Priority) -> FrameBytes:

@@ -132,7 +132,9 @@ class Pictures:
         return picture
 
     async def _frame(self, ref: FrameRef, priority: Priority) -> tuple[RenderedFrame, _Instance | None]:
-        frame = await self.service.renderer.render(ref, await self.view(ref), priority)
+        renderer, view = self.service.renderer, await self.view(ref)
+        frame = renderer.read_now(ref, view) if priority is Priority.INTERACTIVE else None
+        frame = frame or await renderer.render(ref, view, priority)
         instance = await self.datasets.get(ref) if self._reads_dataset else None
         if instance is not None:
             check_version(ref, frame.version, {ref.sop_instance_uid: instance.record.version})

@@ -1,6 +1,6 @@
 """Where frames come from: the Archive protocol and the records it lists. ``folder.py`` is the first archive."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -227,17 +227,26 @@ class ArchiveStatus:
     unreadable: tuple[UnreadableEntry, ...]
 
 
-class Frames(Protocol):
-    """What a renderer asks of an archive. Methods may be called from several threads at once."""
+class Source(Protocol):
+    """Where a decoder's input comes from. May be called from several threads at once."""
+
+    def fetch(self, ref: FrameRef) -> EncodedFrame:
+        """The bytes of one frame. Raises NotFound, NotRenderable, CorruptPixelData, UnsupportedTransferSyntax and
+        TooLarge."""
+        ...
+
+
+class Frames(Source, Protocol):
+    """What a renderer asks of an archive. Methods may be called from several threads at once, but ``fetch_now``."""
 
     @property
     def generation(self) -> int:
         """Rises whenever something that was held has changed or gone: what was kept of it elsewhere is stale."""
         ...
 
-    def fetch(self, ref: FrameRef) -> EncodedFrame:
-        """The bytes of one frame. Raises NotFound, NotRenderable, CorruptPixelData, UnsupportedTransferSyntax and
-        TooLarge."""
+    def fetch_now(self, ref: FrameRef, is_wanted: Callable[[FrameRecord], bool]) -> EncodedFrame | None:
+        """The same for an event loop, which must not wait for a disk: where it lies in memory. None where it does not
+        or may not, where it is not wanted, and where ``fetch`` has to say what is wrong."""
         ...
 
 

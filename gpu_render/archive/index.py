@@ -244,6 +244,11 @@ class Index:
 
     # --- reading: frames ------------------------------------------------------------------------------------
 
+    @property
+    def is_near(self) -> bool:
+        """Whether a look-up needs no other process."""
+        return isinstance(self._db, SqliteDatabase)
+
     def find(self, ref: FrameRef) -> Located:
         """Where a frame is. Raises NotFound, which says at which level."""
         chunk, place = divmod(ref.frame_index, CHUNK_FRAMES)

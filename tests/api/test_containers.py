@@ -12,7 +12,7 @@ import struct
 import subprocess
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -714,7 +714,7 @@ def test_a_frame_costs_one_read_of_its_own_bytes(
 ) -> None:
     """Whatever its number: no scan, no offset table, no other frame."""
     reads: list[int] = []
-    pread = os.pread
+    pread, preadv = os.pread, os.preadv
 
     def counting(descriptor: int, length: int, offset: int) -> bytes:
         place = Path(f"/proc/self/fd/{descriptor}").readlink()
@@ -722,7 +722,12 @@ def test_a_frame_costs_one_read_of_its_own_bytes(
             reads.append(length)
         return pread(descriptor, length, offset)
 
+    def counting_now(descriptor: int, buffers: Sequence[memoryview], offset: int, flags: int) -> int:
+        reads.append(sum(map(len, buffers)))
+        return preadv(descriptor, buffers, offset, flags)
+
     monkeypatch.setattr(os, "pread", counting)
+    monkeypatch.setattr(os, "preadv", counting_now)
     uid = f"1.2.10.{MANY_CONTAINERS.index(container) + 1}"
     for number in (4, 180, 197):
         reads.clear()

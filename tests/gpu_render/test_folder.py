@@ -1,10 +1,12 @@
 """The folder archive: against pydicom on every real file, against what was written on made ones."""
 
 import contextlib
+import errno
 import os
 import re
 import struct
 import threading
+import time
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
@@ -150,6 +152,19 @@ def real_files() -> list[Path]:
     return sorted(path for folder in folders for path in folder.rglob("*") if path.is_file())
 
 
+def anything(_: FrameRecord) -> bool:
+    return True
+
+
+def assert_same_now(archive: FolderArchive, ref: FrameRef) -> None:
+    """What lies in memory is what is fetched. Some file systems cannot tell, and a deflated file never may."""
+    archive._wait_until_s = 0.0
+    fetched, now = archive.fetch(ref), archive.fetch_now(ref, anything)
+    if now is not None:
+        assert bytes(now.data) == bytes(fetched.data)
+        assert replace(now, data=b"") == replace(fetched, data=b"")
+
+
 def check_against_pydicom(paths: list[Path], pool: InlinePool) -> int:
     checked = 0
     for path in paths:
@@ -168,6 +183,7 @@ def check_against_pydicom(paths: list[Path], pool: InlinePool) -> int:
                         archive.fetch(archive.ref(number))
                     continue
                 assert bytes(archive.fetch(archive.ref(number)).data) == frame, path.name
+                assert_same_now(archive, archive.ref(number))
                 checked += 1
             with pytest.raises(NotFound, match="no frame"):
                 archive.fetch(archive.ref(len(expected) + 1))
@@ -297,6 +313,79 @@ def test_frames_that_begin_inside_a_byte_or_word(tmp_path: Path, open_archive: O
         assert data.size == (25 * bits + 7) // 8
         found = np.unpackbits(data, bitorder="little")[:25] if bits == 1 else data
         assert np.array_equal(found.reshape(5, 5), frame)
+
+
+UIDS = {"StudyInstanceUID": "1.2", "SeriesInstanceUID": "1.2.3", "SOPInstanceUID": "1.2.3.4"}
+
+
+@pytest.fixture
+def in_memory(tmp_path: Path, open_archive: Opener) -> FolderArchive:
+    """Two frames that have been read already."""
+    write_image(tmp_path / "a.dcm", np.arange(2 * 3 * 7, dtype="<u2").reshape(2, 3, 7), **UIDS)
+    archive = open_archive(tmp_path)
+    archive.scan()
+    archive.fetch(refs(archive)[0])
+    if archive.fetch_now(refs(archive)[0], anything) is None:
+        pytest.skip("this file system does not tell what it has in memory")
+    return archive
+
+
+def test_a_frame_in_memory_is_had_at_once(in_memory: FolderArchive) -> None:
+    for ref in refs(in_memory):
+        now = in_memory.fetch_now(ref, anything)
+        assert now is not None
+        assert bytes(now.data) == in_memory.fetch(ref).data
+        assert in_memory.fetch_now(ref, lambda record: record.layout.rows > 3) is None
+
+
+def test_what_is_wrong_is_left_to_fetch(in_memory: FolderArchive) -> None:
+    first = refs(in_memory)[0]
+    for ref in (replace(first, frame_number=3), replace(first, sop_instance_uid="9.9"), replace(first, study_uid="9")):
+        assert in_memory.fetch_now(ref, anything) is None
+        with pytest.raises(NotFound):
+            in_memory.fetch(ref)
+
+
+def test_a_file_that_changed_is_left_to_fetch(tmp_path: Path, in_memory: FolderArchive) -> None:
+    first = refs(in_memory)[0]
+    write_image(tmp_path / "a.dcm", np.full((2, 3, 7), 9, "<u2"), **UIDS)
+    assert in_memory.fetch_now(first, anything) is None
+    assert set(bytes(in_memory.fetch(first).data)) == {0, 9}
+    now = in_memory.fetch_now(first, anything)
+    assert now is not None
+    assert set(bytes(now.data)) == {0, 9}
+
+
+def test_a_frame_that_lies_on_the_disk_is_left_to_fetch(in_memory: FolderArchive, monkeypatch: Any) -> None:
+    first, preadv = refs(in_memory)[0], os.preadv
+    for left in (lambda *_: 41, lambda *_: 0, refuses(errno.EAGAIN), refuses(errno.EOPNOTSUPP)):
+        monkeypatch.setattr(os, "preadv", left)
+        assert in_memory.fetch_now(first, anything) is None
+    monkeypatch.setattr(os, "preadv", preadv)
+    assert in_memory.fetch_now(first, anything) is not None
+
+
+def refuses(code: int) -> Callable[..., int]:
+    def preadv(*_: object) -> int:
+        raise OSError(code, os.strerror(code))
+
+    return preadv
+
+
+def test_who_had_to_wait_does_not_try_again_soon(in_memory: FolderArchive, monkeypatch: Any) -> None:
+    first, preadv, slept = refs(in_memory)[0], os.preadv, [0.02]
+
+    def slow(*arguments: Any) -> int:
+        if slept:
+            time.sleep(slept.pop())
+        return preadv(*arguments)
+
+    monkeypatch.setattr(os, "preadv", slow)
+    assert in_memory.fetch_now(first, anything) is not None
+    assert in_memory.fetch_now(first, anything) is None
+    assert in_memory._wait_until_s > time.monotonic() + 1
+    in_memory._wait_until_s = time.monotonic()
+    assert in_memory.fetch_now(first, anything) is not None
 
 
 def test_float_and_double_float_pixel_data(tmp_path: Path, open_archive: Opener) -> None:

@@ -5,7 +5,7 @@ import contextlib
 import gc
 import random
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from gpu_render import prove
+from gpu_render.archive import FrameRecord
 from gpu_render.decode.device import DevicePlan
 from gpu_render.decode.proof import ProofTable
 from gpu_render.errors import BadRequest, CorruptPixelData, NotFound, TooLarge
-from gpu_render.frame import EncodedFrame, PixelLayout, Presentation, RenderedFrame, Window
+from gpu_render.frame import EncodedFrame, Geometry, PixelLayout, Presentation, RenderedFrame, Window
 from gpu_render.kept import KeptPicture
 from gpu_render.priority import Priority
 from gpu_render.reference import FrameRef
@@ -26,10 +27,12 @@ from gpu_render.view import Region, Stage, View
 from gpu_render.workers import WorkerPool
 from kernels import Codestream, RenderJob
 from kernels.cpu import CpuBackend
+from tests.data import EXPLICIT_LE, RLE
 from tests.devices import TestDevice, lost, out_of_memory, refused
 
 pytestmark = pytest.mark.anyio
 LAYOUT = PixelLayout(2, 3, 1, 16, 16, 15, 0, "MONOCHROME2")
+PRESENTATION = Presentation(voi=(Window(3, 6),))
 STORED = View(stage=Stage.STORED)
 WAIT_S = 20
 
@@ -45,6 +48,12 @@ class GatedArchive:
         self.layout = LAYOUT
         self.error: Exception | None = None
         self.added = 0
+        self.in_memory: set[int] = set()
+        self.syntax = "1.2.840.10008.1.2.1"
+
+    def fetch_now(self, ref: FrameRef, is_wanted: Callable[[FrameRecord], bool]) -> EncodedFrame | None:
+        known = FrameRecord(ref, 1, 1, 1, None, "", self.syntax, self.layout, PRESENTATION, Geometry(), "v1")
+        return self.fetch(ref) if ref.frame_number in self.in_memory and is_wanted(known) else None
 
     def fetch(self, ref: FrameRef) -> EncodedFrame:
         self.fetched.append(ref.frame_number)
@@ -53,7 +62,7 @@ class GatedArchive:
         if self.error is not None:
             raise self.error
         data = (np.arange(6, dtype="<u2") + ref.frame_number + self.added).tobytes()
-        return EncodedFrame(ref, "1.2.840.10008.1.2.1", self.layout, Presentation(voi=(Window(3, 6),)), data, "v1")
+        return EncodedFrame(ref, self.syntax, self.layout, PRESENTATION, data, "v1")
 
 
 def frame(number: int) -> FrameRef:
@@ -274,6 +283,61 @@ async def test_another_window_of_a_frame_that_is_held_needs_no_thread(counted: R
         assert answer.window == Window(3, width)
         assert set(answer.timings) == {"queue", "upload", "render", "download"}
     assert set(rendered_by(counted)) == {threading.current_thread().name}
+
+
+@pytest.mark.parametrize("view", [STORED, View(), View(window=Window(2, 4))])
+async def test_a_frame_in_memory_is_read_without_a_thread(counted: Renderer, view: View) -> None:
+    archive = cast(GatedArchive, counted.archive)
+    assert counted.read_now(frame(1), view) is None
+    assert archive.fetched == []
+    archive.in_memory = {1}
+    answer = counted.read_now(frame(1), view)
+    assert answer is not None
+    assert set(rendered_by(counted)) <= {threading.current_thread().name}
+    assert counted.read_now(frame(1), view) is None  # it is held now
+    assert counted.at_hand(frame(1), view) is not None
+    assert archive.fetched == [1]
+    counted.cache.clear()
+    expected = await counted.render(frame(1), view)
+    np.testing.assert_array_equal(answer.pixels, expected.pixels)
+    assert set(answer.timings) == set(expected.timings)
+    assert (answer.window, answer.decoder, answer.version) == (expected.window, expected.decoder, expected.version)
+    assert counted.cache.misses == 2
+
+
+async def test_what_is_not_quick_to_read_is_left_to_threads(counted: Renderer, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = cast(GatedArchive, counted.archive)
+    archive.in_memory = {1}
+    for view in (View(viewport=(4, 4)), View(stage=Stage.MODALITY)):
+        assert counted.read_now(frame(1), view) is None
+    archive.syntax = RLE
+    assert counted.read_now(frame(1), STORED) is None
+    archive.syntax = EXPLICIT_LE
+    monkeypatch.setattr("gpu_render.renderer.QUICK_BYTES", 11)
+    assert counted.read_now(frame(1), STORED) is None
+    assert archive.fetched == []
+
+
+async def test_a_frame_that_is_being_loaded_is_not_read_once_more(counted: Renderer) -> None:
+    archive = cast(GatedArchive, counted.archive)
+    archive.in_memory = {1}
+    archive.gate.clear()
+    loading = asyncio.ensure_future(counted.render(frame(1), STORED))
+    await asyncio.sleep(0.05)
+    assert counted.read_now(frame(1), STORED) is None
+    archive.gate.set()
+    await loading
+    assert archive.fetched == [1]
+
+
+async def test_what_is_wrong_with_a_frame_in_memory_is_said_by_render(counted: Renderer) -> None:
+    archive = cast(GatedArchive, counted.archive)
+    archive.in_memory = {1}
+    archive.layout = replace(LAYOUT, rows=3)  # more than there is
+    assert counted.read_now(frame(1), STORED) is None
+    with pytest.raises(CorruptPixelData):
+        await counted.render(frame(1), STORED)
+    assert len(counted.cache) == 0
 
 
 async def test_what_takes_longer_is_left_to_threads(counted: Renderer, monkeypatch: pytest.MonkeyPatch) -> None:
