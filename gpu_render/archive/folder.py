@@ -55,7 +55,7 @@ from gpu_render.header import MAX_FRAME_BYTES, MAX_FRAMES
 from gpu_render.reference import FrameRef
 
 MIB = 1 << 20
-SLOW_S = 0.001
+SLOW_S = 0.003
 """What takes longer had to wait for a disk."""
 BATCH_FILES = 512
 """Most files committed at once; a batch is also committed after BATCH_S."""
