@@ -151,7 +151,11 @@ class TrustedHosts(TrustedHostMiddleware):
 
     @staticmethod
     def _host(scope: Scope) -> bytes:
-        return next((value for name, value in scope["headers"] if name == b"host"), b"")
+        host: bytes
+        for name, host in scope["headers"]:
+            if name == b"host":
+                return host
+        return b""
 
 
 def create_app(

@@ -85,7 +85,7 @@ def array_body(pixels: Samples, media_type: str) -> bytes | memoryview:
         buffer = io.BytesIO()
         np.save(buffer, pixels, allow_pickle=False)
         return buffer.getbuffer()
-    return np.ascontiguousarray(pixels).reshape(-1).view(np.uint8).data
+    return np.ascontiguousarray(pixels).data.cast("B")
 
 
 @lru_cache(maxsize=1024)
