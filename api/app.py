@@ -13,9 +13,10 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import batches, benchmarks, catalog, documentation, legacy, metrics, native, ops, pages, problems
+from api.again import MOST, Remembered
 from api.cors import CrossOrigin
 from api.dicomweb import metadata, qido, rendered, stow, wado
-from api.direct import Direct, route_of
+from api.direct import Asked, Direct, route_of
 from api.encoding import Encoder
 from api.sending import Paced, Readers
 from api.service import Service
@@ -69,6 +70,7 @@ class SecurityHeaders:
         policy = "cross-origin" if shared else "same-origin"
         headers = {**SECURITY_HEADERS, "Cross-Origin-Resource-Policy": policy}
         self._headers = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+        self._names = frozenset(name for name, _ in self._headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def add(message: Message) -> None:
@@ -80,7 +82,9 @@ class SecurityHeaders:
 
     def added(self, headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         """``headers``, whose names are in lower case as ASGI has them, and those that they lack."""
-        present = {name for name, _ in headers}
+        present = dict(headers)
+        if self._names.isdisjoint(present):
+            return [*headers, *self._headers]
         return [*headers, *(pair for pair in self._headers if pair[0] not in present)]
 
 
@@ -147,7 +151,11 @@ class TrustedHosts(TrustedHostMiddleware):
 
     @staticmethod
     def _host(scope: Scope) -> bytes:
-        return next((value for name, value in scope["headers"] if name == b"host"), b"")
+        host: bytes
+        for name, host in scope["headers"]:
+            if name == b"host":
+                return host
+        return b""
 
 
 def create_app(
@@ -164,7 +172,10 @@ def create_app(
         async with running(chosen, scan_progress) as service:
             app.state.service = service
             app.state.encoder = Encoder(chosen.wire_encoding, service.encoders)
-            yield
+            try:
+                yield
+            finally:
+                app.state.remembered.clear()
 
     app = FastAPI(
         title="gpu-render",
@@ -185,6 +196,7 @@ def create_app(
     problems.install(app)
     app.state.benchmarks = benchmarks.Benchmarks(chosen.benchmark_results)
     app.state.metrics = metrics.Metrics(reads_gpus)
+    app.state.remembered = Remembered[Asked](MOST)
     app.add_middleware(metrics.Measured, metrics=app.state.metrics)
     app.add_middleware(HeadAsGet)
     if chosen.cors_origins:
@@ -196,6 +208,7 @@ def create_app(
         metrics=app.state.metrics,
         origins=chosen.cors_origins,
         added=SecurityHeaders(app, shared=bool(chosen.cors_origins)).added,
+        remembered=app.state.remembered,
     )
     app.state.readers = Readers(chosen.answer_bytes, chosen.stall_limit_s)
     app.add_middleware(Paced, readers=app.state.readers)

@@ -7,8 +7,8 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from starlette.responses import Response
 
+from api.again import EncodedResponse
 from gpu_render import PIPELINE_VERSION
 from gpu_render.frame import RenderedFrame, Samples, Window
 from gpu_render.reference import FrameRef
@@ -85,15 +85,7 @@ def array_body(pixels: Samples, media_type: str) -> bytes | memoryview:
         buffer = io.BytesIO()
         np.save(buffer, pixels, allow_pickle=False)
         return buffer.getbuffer()
-    return np.ascontiguousarray(pixels).reshape(-1).view(np.uint8).data
-
-
-class ArrayResponse(Response):
-    """A body with headers that are encoded already."""
-
-    def __init__(self, body: bytes | memoryview, headers: list[tuple[bytes, bytes]]) -> None:
-        self.status_code, self.background = 200, None
-        self.body, self.raw_headers = body, headers
+    return np.ascontiguousarray(pixels).data.cast("B")
 
 
 @lru_cache(maxsize=1024)
@@ -103,9 +95,9 @@ def _encoded(tag: str, vary: str, media_type: str, *said: Any) -> tuple[tuple[by
     return tuple((name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items())
 
 
-def array_response(frame: RenderedFrame, media_type: str, tag: str, vary: str = VARY) -> Response:
+def array_response(frame: RenderedFrame, media_type: str, tag: str, vary: str = VARY) -> EncodedResponse:
     """The pixels, without a copy: the body is a flat byte view of the array."""
     pixels, body = frame.pixels, array_body(frame.pixels, media_type)
     said = pixels.shape, pixels.dtype.str, frame.stage, frame.decoder, frame.backend, frame.window
     own = (b"server-timing", _timing(frame.timings).encode()), (b"content-length", str(len(body)).encode())
-    return ArrayResponse(body, [*_encoded(tag, vary, media_type, *said), *own])
+    return EncodedResponse(body, [*_encoded(tag, vary, media_type, *said), *own])

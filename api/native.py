@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
+from api.again import Again
 from api.arrays import MEDIA_TYPES, VARY_CODED, array_response, caching, etag
 from api.encoding import encoder_of, held
 from api.negotiation import LONGEST_REMEMBERED, choose, header
@@ -98,7 +99,28 @@ async def frame_response(request: Request, service: Service, ref: FrameRef, view
             return Response(status_code=499)
         if response is not None:
             return response
-    return array_response(frame, media_type, tag, VARY_CODED)
+    plain = array_response(frame, media_type, tag, VARY_CODED)
+    if form is None:
+        plain.again = _again(service, ref, view, media_type, priority, (frame.version, tag))
+    return plain
+
+
+def _again(
+    service: Service, ref: FrameRef, view: View, media_type: str, priority: Priority, tagged: tuple[str, str]
+) -> Again:
+    """As ``frame_response`` while the frame is at hand. ``tagged``: a version of the file, and its ETag."""
+    version, tag = tagged
+
+    def again() -> Response | None:
+        frame = service.renderer.at_hand(ref, view)
+        if frame is None:
+            return None
+        if priority is Priority.INTERACTIVE:
+            service.lookahead.saw(ref, frame.decoder)
+        now = tag if frame.version == version else etag(ref, view, media_type, frame.version)
+        return array_response(frame, media_type, now, VARY_CODED)
+
+    return again
 
 
 @router.get(

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable
-from typing import Generic, Protocol, TypeVar, cast
+from typing import Generic, Protocol, TypeVar
 
 from cachetools import Cache, LRUCache
 
@@ -77,7 +77,7 @@ class FrameCache(Generic[V]):
 
     def find(self, key: Hashable) -> V | None:
         """The value, which becomes the one used last, or None. Whether it was of use, ``used`` says."""
-        return cast(V | None, self.kept(key))
+        return self.kept(key)  # type: ignore[return-value]  # of such a key
 
     def keep(self, key: Hashable, value: Kept) -> None:
         """Keep something that is made of values beside them: within the same budget, and no longer than ``clear``."""
@@ -86,8 +86,11 @@ class FrameCache(Generic[V]):
 
     def kept(self, key: Hashable) -> Kept | None:
         """What ``keep`` has put there, and was not dropped since."""
-        value = self._values.get(key)
-        return None if value is None or value.is_gone else value
+        try:
+            value = self._values[key]
+        except KeyError:  # get() would look twice for what is there
+            return None
+        return None if value.is_gone else value
 
     def used(self) -> None:
         """Count a hit: what ``find`` gave answered a request."""

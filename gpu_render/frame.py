@@ -236,10 +236,12 @@ class DeviceFrame:
             self.samples = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RenderedFrame:
     """The answer: ``pixels`` C order, (height, width) or (height, width, 3), little-endian; ``window`` is the one
-    used, None where none was; ``timings`` in milliseconds by step name; ``version`` is the file's."""
+    used, None where none was; ``timings`` in milliseconds by step name; ``version`` is the file's.
+
+    Nobody changes it; that it is not frozen is since a frozen one takes 1 µs to make, and each answer has one."""
 
     pixels: Samples
     stage: str

@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from api.again import Repeatable
 from api.arrays import matches
 from api.dicomweb.multipart import Cut, Framing
 from api.dicomweb.ranges import ByteRange, Unsatisfiable, not_satisfiable, wanted_range
@@ -24,7 +25,7 @@ SENT_AT_ONCE = MIB
 """Most that is given to the server at once [byte]: it keeps what a slow client has not taken."""
 
 
-class Held(Response):
+class Held(Repeatable):
     """A body in a few buffers that are in memory already, sent one after the other without joining them."""
 
     def __init__(self, buffers: Sequence[Part], headers: dict[str, str], media_type: str, status: int) -> None:

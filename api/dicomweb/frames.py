@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from starlette.requests import Request
 from starlette.responses import Response
 
+from api.again import Again, EncodedResponse, Repeatable
 from api.arrays import caching
 from api.batches import patiently
 from api.dicomweb.bodies import held, loaded_ahead, streamed, unchanged
@@ -130,7 +131,28 @@ class Frames:
             self.service.lookahead.saw(ref, kept.decoder)
         headers = kept.headers | {"X-Decode-Backend": kept.decoder}
         known = unchanged(self.request, kept.headers)
-        return known or held(self.request, kept.framing, (kept.data,), headers, kept.whole)
+        if known is not None:
+            return known
+        response = held(self.request, kept.framing, (kept.data,), headers, kept.whole)
+        if kept.whole is not None and response.status_code == 200 and isinstance(response, Repeatable):
+            response.again = self._again(ref, kept.version, response.raw_headers)
+        return response
+
+    def _again(self, ref: FrameRef, version: str, headers: list[tuple[bytes, bytes]]) -> Again:
+        """As ``one`` while the frame, whole and of this ``version``, is kept and its file was just looked at."""
+        renderer, lookahead = self.service.renderer, self.service.lookahead  # and not the request, which has a client
+        key, waits = (ref, accept_text(self.request)), self.priority is Priority.INTERACTIVE
+
+        def again() -> Response | None:
+            kept = renderer.kept(key)
+            if not isinstance(kept, OneFrame) or kept.whole is None or kept.version != version or not kept.is_fresh:
+                return None
+            renderer.was_at_hand()
+            if kept.decoder != "none" and waits:
+                lookahead.saw(ref, kept.decoder)
+            return EncodedResponse(kept.whole, headers)
+
+        return again
 
     def _kept(self, ref: FrameRef) -> OneFrame | None:
         """What this request gets, where it was kept for another one that accepts the same."""

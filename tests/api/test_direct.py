@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.testclient import TestClient
 
 from api import native
+from api.again import Remembered
 from api.app import create_app
 from api.dicomweb import rendered, wado
 from api.direct import Direct, route_of
@@ -193,7 +194,7 @@ def test_an_unforeseen_error_is_a_500_without_its_text(
         raise ValueError("Doe^John")
 
     monkeypatch.setattr(native, "frame_response", broken)
-    answer = direct.get(url_of("CT_small.dcm", frame_urls))
+    answer = direct.get(url_of("CT_small.dcm", frame_urls) + "?not=yet-asked")
     assert answer.status_code == 500
     assert answer.json()["type"] == "urn:gpu-render:problem:internal"
     assert "Doe" not in answer.text
@@ -236,11 +237,13 @@ def test_a_route_that_needs_more_of_the_framework_is_refused(handler: Any) -> No
     router = APIRouter()
     router.get("/{study}/{number}" if handler is _with_number else "/{study}")(handler)
     with pytest.raises(ValueError, match="more than a GET"):
-        Direct(router, [route_of(router, handler)], Metrics(), list)
+        Direct(router, [route_of(router, handler)], Metrics(), list, Remembered(0))
 
 
 def test_the_routes_of_single_frames_need_no_more() -> None:
     routes = [route_of(native.router, native.get_frame), route_of(wado.router, wado.get_frames)]
-    Direct(native.router, routes, Metrics(), list)
+    Direct(native.router, routes, Metrics(), list, Remembered(0))
     of_pictures = (rendered.get_rendered_frames, rendered.get_rendered_instance)
-    Direct(rendered.router, [route_of(rendered.router, handler) for handler in of_pictures], Metrics(), list)
+    Direct(
+        rendered.router, [route_of(rendered.router, handler) for handler in of_pictures], Metrics(), list, Remembered(0)
+    )
