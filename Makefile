@@ -98,6 +98,7 @@ bench-reencode: setup ## JPEG 2000 frames from copies that decode fast; takes tw
 	$(BIN)/python -m benchmarks.reencode
 
 bench-hotpath: setup ## processor time, calls and allocations of a request; py-spy says where the time goes; takes a minute
+	$(BIN)/pip install --quiet --disable-pip-version-check py-spy
 	$(BIN)/python -m benchmarks.hotpath
 
 bench-peers: setup ## one slice from this service, Orthanc, nginx and the old design; takes a quarter of an hour; ORTHANC=folder: another Debian's
