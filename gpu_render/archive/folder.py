@@ -81,6 +81,10 @@ _ERRORS: dict[str, type[RenderError]] = {
 Pread = Callable[[int, int, int], bytes | memoryview]
 
 
+class _OnDiskError(Exception):
+    """What is to be read would have to be waited for. No OSError: a file that was refused raises those, too."""
+
+
 class ParsePool(Protocol):
     """What this archive needs of ``workers.WorkerPool``."""
 
@@ -209,7 +213,7 @@ class FolderArchive:
             record = _require_shown(ref, located)
             wanted = not located.inflate_offset and is_wanted(record)
             data = self._read(ref, located, _pread_now) if wanted else None
-        except (RenderError, BlockingIOError):
+        except (RenderError, _OnDiskError):
             return None
         finally:
             took_s = time.monotonic() - begun
@@ -234,8 +238,8 @@ class FolderArchive:
         return False
 
     def _read(self, ref: FrameRef, located: Located, pread: Pread) -> bytes | memoryview | None:
-        """The frame's bytes; None where the file is not the one that was indexed. Raises BlockingIOError where
-        ``pread`` does."""
+        """The frame's bytes; None where the file is not the one that was indexed. Raises _OnDiskError
+        where ``pread`` does."""
         try:
             with self._files.lease(located.key.root, located.key.path) as descriptor:
                 try:
@@ -243,8 +247,6 @@ class FolderArchive:
                 except CorruptPixelData:  # of a frame that is gone, perhaps
                     data = None
                 status = os.fstat(descriptor)  # after reading: what was read is older than this
-        except BlockingIOError:
-            raise
         except OSError:
             data, status = None, None
         if status is None or (status.st_size, status.st_mtime_ns) != (located.size, located.mtime_ns):
@@ -756,15 +758,15 @@ def _encoded(ref: FrameRef, record: FrameRecord, data: bytes | memoryview) -> En
 
 
 def _pread_now(descriptor: int, length: int, offset: int) -> memoryview:
-    """As ``os.pread``, of what the system has in memory. Raises BlockingIOError where that is not all, and where a file
+    """As ``os.pread``, of what the system has in memory. Raises _OnDiskError where that is not all, and where a file
     system cannot tell."""
     buffer = np.empty(length, np.uint8).data
     try:
         read = os.preadv(descriptor, [buffer], offset, os.RWF_NOWAIT)
     except OSError:
-        raise BlockingIOError from None
+        raise _OnDiskError from None
     if read < length:  # the rest lies on the disk, or the file ends here
-        raise BlockingIOError
+        raise _OnDiskError
     return buffer
 
 
