@@ -41,24 +41,28 @@ CONNECTIONS = 8
 SLICES = 26
 FRAMES = 8
 """Frames that are asked for in turn, all of them in the cache."""
+WINDOWS = 100_000
+"""Windows that no request has asked for before."""
 EXPLICIT = 'multipart/related; type="application/octet-stream"; transfer-syntax=1.2.840.10008.1.2.1'
 AS_STORED = 'multipart/related; type="application/octet-stream"; transfer-syntax=*'
 
 
 @dataclass(slots=True)
 class Case:
-    """One kind of request. ``paths`` are asked for in turn; ``cpu_us`` a request, one figure a round."""
+    """One kind of request. ``paths`` are asked for in turn, ``sent`` were; ``cpu_us`` a request, one figure a round."""
 
     name: str
     paths: Sequence[str]
     accept: str = "application/octet-stream"
     header: tuple[str, str] | None = None
+    sent: int = 0
     cpu_us: list[float] = field(default_factory=list)
 
-    def request(self, number: int) -> bytes:
-        """The bytes of one request."""
+    def request(self) -> bytes:
+        """The bytes of the next request."""
         extra = f"{self.header[0]}: {self.header[1]}\r\n" if self.header else ""
-        path = self.paths[number % len(self.paths)]
+        path = self.paths[self.sent % len(self.paths)]
+        self.sent += 1
         return f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: {self.accept}\r\n{extra}\r\n".encode()
 
 
@@ -73,6 +77,7 @@ def cases(client: Client) -> list[Case]:
     return [
         Case("raw, stored values", [f"{url}?stage=stored" for url in urls]),
         Case("raw, file's window", urls),
+        Case("raw, another window", [f"{urls[n % FRAMES]}?window={n / 100},400" for n in range(WINDOWS)]),
         Case("raw, 304", [f"{urls[0]}?stage=stored"], header=("If-None-Match", tag)),
         Case("WADO-RS, explicit, stored explicit", wado, EXPLICIT),
         Case("WADO-RS, explicit, stored JPEG 2000", coded, EXPLICIT),
@@ -108,9 +113,9 @@ class Crowd:
 
     def ask(self, case: Case, requests: int) -> None:
         """Raises BenchmarkError for any answer but 200 and 304."""
-        for first in range(0, requests, len(self._sockets)):
-            for number, one in enumerate(self._sockets):
-                one.sendall(case.request(first + number))
+        for _ in range(0, requests, len(self._sockets)):
+            for one in self._sockets:
+                one.sendall(case.request())
             for one in self._sockets:
                 self._read(one)
 
