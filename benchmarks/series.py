@@ -38,10 +38,12 @@ CONNECTIONS = 6
 """What browsers open to one server (HTTP/1.1)."""
 SLICE_BYTES = 2 * PIXELS
 ONE_ANSWER, ONE_BY_ONE = "one answer", f"one by one, {CONNECTIONS} at a time"
+MANIFESTS = 10
 NOTES = (
     "Stored values, 512 KiB a slice; the service is started anew for each pass, the files are in the page cache.",
     "First: from the request to the last byte of the first slice. Total: to the last byte of the last one.",
     f"One by one: {CONNECTIONS} connections that are kept alive.",
+    f"The manifest of the series is asked for {MANIFESTS} times before each pass, at first right after the start.",
     "The client, the service and its decoders share the machine's cores.",
 )
 
@@ -72,6 +74,7 @@ class Pass:
 @dataclass(slots=True)
 class Found:
     passes: dict[tuple[int, int, str], list[Pass]] = field(default_factory=lambda: defaultdict(list))
+    manifests_ms: dict[tuple[int, int], list[float]] = field(default_factory=lambda: defaultdict(list))
     startup_s: float = 0.0
 
 
@@ -223,6 +226,13 @@ def records(body: bytes) -> Iterator[tuple[dict[str, Any], bytes]]:
         yield header, body[begin:at]
 
 
+def manifest_ms(client: Client, number: int) -> float:
+    """Time to the last byte of the series' manifest."""
+    begun = time.perf_counter()
+    client.ask(Question(path_of(number), "application/json"))
+    return (time.perf_counter() - begun) * 1000
+
+
 def peak_bytes(pid: int) -> int:
     """Most memory resident in a process."""
     found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
@@ -242,6 +252,7 @@ def measure_series(folder: Path, number: int, count: int, asked: Sequence[int], 
             ):
                 wait_for_index(client, count)
                 data.read_all(folder)
+                found.manifests_ms[number, count] += [manifest_ms(client, number) for _ in range(MANIFESTS)]
                 urls = [frame["url"] for frame in get_json(client, path_of(number))["frames"][:size]]
                 found.startup_s = found.startup_s or service.startup_s
                 first_ms, total_ms = WAYS[way](service.port, number, urls)
@@ -291,6 +302,16 @@ def measure(work: Path, plan: Plan, console: Console) -> record.Run:
             )
             for (number, size, way), passes in sorted(found.passes.items())
         ),
+        measurements=tuple(
+            record.Measurement(
+                name="manifest of the series",
+                unit="ms",
+                group=data.NAMES[number],
+                parameters={"slices": count},
+                summary=record.spread(times_ms),
+            )
+            for (number, count), times_ms in sorted(found.manifests_ms.items())
+        ),
     )
 
 
@@ -315,14 +336,35 @@ def rows(run: record.Run) -> list[tuple[str, ...]]:
     ]
 
 
-def table(run: record.Run) -> Table:
+MANIFEST_COLUMNS = ("stored as", "slices", "manifest: p50 ms", "p95 ms", "n")
+
+
+def manifest_rows(run: record.Run) -> list[tuple[str, ...]]:
+    """The cells of the second table, in the order of MANIFEST_COLUMNS."""
+    return [
+        (
+            one.group,
+            f"{one.parameters['slices']:,}",
+            f"{one.summary.median:.1f}",
+            f"{one.summary.p95:.1f}",
+            str(one.summary.n),
+        )
+        for one in run.measurements
+    ]
+
+
+def tables(run: record.Run) -> tuple[Table, Table]:
     """For the terminal."""
-    return grids.terminal("series as a whole", COLUMNS, rows(run), (0, 2), report.heading(run))
+    return (
+        grids.terminal("series as a whole", COLUMNS, rows(run), (0, 2), report.heading(run)),
+        grids.terminal("manifests", MANIFEST_COLUMNS, manifest_rows(run), (0,)),
+    )
 
 
 def markdown(run: record.Run) -> str:
     """For docs/benchmarks.md."""
-    return f"{grids.markdown(COLUMNS, rows(run), (0, 2))}\n\n{report.heading(run)}.\n"
+    both = grids.markdown(COLUMNS, rows(run), (0, 2)), grids.markdown(MANIFEST_COLUMNS, manifest_rows(run), (0,))
+    return "\n\n".join((*both, f"{report.heading(run)}.\n"))
 
 
 def plot(run: record.Run, path: Path) -> None:
@@ -364,7 +406,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.markdown:
         console.print(markdown(run), markup=False, soft_wrap=True)
     else:
-        console.print(table(run))
+        console.print(*tables(run))
     results = options.results or (None if options.quick else record.RESULTS)
     picture = options.plot or (None if options.quick else PLOT)
     if results is not None:

@@ -179,7 +179,8 @@ class DeviceFrame:
     ``samples``: the host's copy, as in DecodedFrame; None where the device decoded the frame, or where the host's
     memory was needed for others. ``pixels``: the handle of the device's copy; None where it is not there (yet, or any
     more). ``extent``: the lowest and highest value that ``transform.fold`` asks for, ``UNKNOWN`` until somebody did;
-    only the device thread reads and writes it. ``generation``: of the archive, when the frame was read.
+    only the device thread reads and writes it. ``generation``: of the archive, when the frame was read. ``is_bare``:
+    whether it is known that containers hold stored values and no other bit, so that nothing has to be masked.
     """
 
     ref: FrameRef
@@ -192,6 +193,7 @@ class DeviceFrame:
     pixels: object | None = None
     extent: tuple[float, float] | EllipsisType | None = UNKNOWN
     on_host: bool = True
+    is_bare: bool = False
 
     @property
     def key(self) -> tuple[int, FrameRef]:

@@ -199,12 +199,12 @@ class Renderer:
         decoder, nbytes = DECODERS.get(record.transfer_syntax_uid), _decoded_bytes(record.layout)
         if decoder is None or decoder.needs_worker or nbytes > min(QUICK_BYTES, self._settings.max_frame_bytes):
             return False
-        return _wants_stored_as_is(view, record.layout) or _is_quick(record, view)
+        return _may_be_as_it_is(view, record.layout) or _is_quick(record, view)
 
     @staticmethod
     def _as_it_is(frame: DeviceFrame, view: View, timings: Timings) -> RenderedFrame | None:
         """The samples, where they are the answer."""
-        if not isinstance(frame.samples, np.ndarray) or not _wants_stored_as_is(view, frame.layout):
+        if not isinstance(frame.samples, np.ndarray) or not frame.is_bare or not _may_be_as_it_is(view, frame.layout):
             return None
         return RenderedFrame(frame.samples, view.stage, None, frame.decoder, "none", timings, frame.version)
 
@@ -316,9 +316,10 @@ class Renderer:
 
     @staticmethod
     def is_plain(frame: FrameRecord | EncodedFrame, view: View) -> bool:
-        """Whether the bytes in the file are what ``view`` asks for: nothing to decode, to mask or to window."""
+        """Whether the bytes in the file may be what ``view`` asks for: nothing to decode or to window, nor to mask
+        unless other bits are set beside the stored ones."""
         decoder = DECODERS.get(frame.transfer_syntax_uid)
-        return decoder is not None and decoder.codec == "native" and _wants_stored_as_is(view, frame.layout)
+        return decoder is not None and decoder.codec == "native" and _may_be_as_it_is(view, frame.layout)
 
     async def read(self, refs: Sequence[FrameRef], priority: Priority) -> list[RenderedFrame | RenderError | None]:
         """Stored values of frames that are plain: read together, past the cache. An error in place of a frame that
@@ -340,7 +341,7 @@ class Renderer:
         except RenderError as error:
             return error
         samples = decoded.samples
-        if not isinstance(samples, np.ndarray) or not _wants_stored_as_is(view, decoded.layout):
+        if not isinstance(samples, np.ndarray) or not _is_bare(samples, decoded.layout):
             return None
         samples.setflags(write=False)
         return RenderedFrame(samples, view.stage, None, decoded.decoder, "none", {}, encoded.version)
@@ -428,7 +429,7 @@ class Renderer:
         if planned is not None:
             return _Planned(encoded, planned), begun, steps
         frame, steps["decode"] = self._decode(encoded, generation)
-        if asked.view is not None and not _wants_stored_as_is(asked.view, frame.layout):
+        if asked.view is not None and self._as_it_is(frame, asked.view, {}) is None:
             rendering = time.perf_counter()
             picture = self.device.now(frame, asked.view)
             if picture is not None:
@@ -504,14 +505,32 @@ def _decoded_bytes(layout: PixelLayout) -> int:
 def _frame_of(
     encoded: EncodedFrame, layout: PixelLayout, samples: Samples | Packed | None, decoder: str, generation: int
 ) -> DeviceFrame:
-    return DeviceFrame(encoded.ref, layout, encoded.presentation, samples, decoder, encoded.version, generation)
+    bare = _is_bare(samples, layout)
+    return DeviceFrame(
+        encoded.ref, layout, encoded.presentation, samples, decoder, encoded.version, generation, is_bare=bare
+    )
 
 
-def _wants_stored_as_is(view: View, layout: PixelLayout) -> bool:
-    """Whether decoded samples are the answer: all of them, and no bit of the container is left to mask."""
+def _may_be_as_it_is(view: View, layout: PixelLayout) -> bool:
+    """Whether decoded samples are the answer where they are bare: all of them, as stored."""
     if view.stage is not Stage.STORED or view.region is not None or view.viewport is not None:
         return False
+    return _fills_container(layout) or layout.high_bit == layout.bits_stored - 1
+
+
+def _fills_container(layout: PixelLayout) -> bool:
     return layout.is_float or layout.bits_stored == layout.bits_allocated
+
+
+def _is_bare(samples: Samples | Packed | None, layout: PixelLayout) -> bool:
+    """Whether each container is its stored value (PS3.5 8.1.1): no other bit is set beside it, none is to be moved, and
+    the sign fills those above. To look is far faster than to mask. False where it is not known."""
+    if _fills_container(layout):
+        return True
+    if layout.high_bit != layout.bits_stored - 1 or not isinstance(samples, np.ndarray):
+        return False
+    low, high = layout.stored_range
+    return bool(samples.max() <= high and (not layout.pixel_representation or samples.min() >= low))
 
 
 def _is_quick(frame: DeviceFrame | FrameRecord, view: View) -> bool:

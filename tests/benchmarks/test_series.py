@@ -19,6 +19,13 @@ def test_quick_run_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert [(one.frames, one.way) for one in run.streams] == [(size, way) for size in sizes for way in benchmark.WAYS]
     assert all(0 < one.first.median_ms <= one.total.median_ms for one in run.streams)
     assert all(one.peak_bytes > 1 << 20 for one in run.streams)
+    manifests = [(one.group, one.parameters["slices"], one.summary.n > 0) for one in run.measurements]
+    assert manifests == [
+        ("uncompressed", 20, True),
+        ("JPEG 2000", 5, True),
+        ("JPEG 2000", 10, True),
+        ("HTJ2K", 20, True),
+    ]
     assert plot.read_bytes().startswith(b"\x89PNG")
     assert benchmark.markdown(run).splitlines()[2] in capsys.readouterr().out
 

@@ -651,7 +651,65 @@ async def test_what_is_not_plain_is_not_read_and_errors_stand_in_a_frames_place(
     renderer: Renderer, archive: GatedArchive
 ) -> None:
     archive.gate.set()
-    archive.layout = replace(LAYOUT, bits_stored=12, high_bit=11)  # its other bits are to be masked
+    archive.layout, archive.added = replace(LAYOUT, bits_stored=12, high_bit=11), 0x1000  # a bit that is to be masked
     assert await renderer.read([frame(1)], Priority.THUMBNAIL) == [None]
     archive.layout, archive.error = LAYOUT, NotFound("gone")
     assert await renderer.read([frame(1)], Priority.THUMBNAIL) == [archive.error]
+
+
+@pytest.mark.parametrize(
+    ("bits", "high_bit", "signed", "added", "first", "is_bare"),
+    [
+        (12, 11, 0, 0, 1, True),
+        (12, 11, 0, 0x0FF9, 0x0FFA, True),  # the last of the six values is the highest of 12 bits
+        (12, 11, 0, 0x0FFA, 0x0FFB, False),  # the last one has a bit above
+        (12, 11, 0, 0x1000, 1, False),
+        (12, 11, 1, 0xFFFC, -3, True),  # the sign fills the container
+        (12, 11, 1, 0xF7FF, -2048, True),
+        (12, 11, 1, 0xF7FE, 2047, False),  # below -2048: bits that are not stored
+        (12, 11, 1, 0x0FFC, -3, False),  # the sign does not fill the container
+        (12, 15, 0, 0x0010, 1, False),  # to be moved
+        (16, 15, 0, 0xFFF0, 0xFFF1, True),
+    ],
+)
+async def test_stored_values_are_the_samples_where_no_other_bit_is_set(
+    renderer: Renderer,
+    archive: GatedArchive,
+    bits: int,
+    high_bit: int,
+    signed: int,
+    added: int,
+    first: int,
+    is_bare: bool,
+) -> None:
+    archive.gate.set()
+    archive.layout = replace(LAYOUT, bits_stored=bits, high_bit=high_bit, pixel_representation=signed)
+    archive.added = added
+    answers = [await renderer.render(frame(1), STORED) for _ in range(2)]
+    (read,) = await renderer.read([frame(1)], Priority.THUMBNAIL)
+    held = renderer.held(frame(1))
+    assert held is not None
+    assert isinstance(held.samples, np.ndarray)
+    for answer in answers:
+        assert answer.pixels[0, 0] == first
+        assert np.shares_memory(answer.pixels, held.samples) == is_bare
+        assert answer.backend == ("none" if is_bare else "cpu")
+        assert not answer.pixels.flags.writeable or not is_bare
+    assert (read is not None) == is_bare
+    if isinstance(read, RenderedFrame):
+        assert np.array_equal(read.pixels, answers[0].pixels)
+
+
+async def test_stored_values_of_twelve_bits_need_no_thread(renderer: Renderer, archive: GatedArchive) -> None:
+    archive.gate.set()
+    archive.layout, archive.in_memory = replace(LAYOUT, bits_stored=12, high_bit=11), {1, 2}
+    first = renderer.read_now(frame(1), STORED)
+    assert first is not None
+    assert first.backend == "none"
+    again = renderer.at_hand(frame(1), STORED)
+    assert again is not None
+    assert again.pixels is first.pixels
+    archive.added = 0x1000
+    masked = renderer.read_now(frame(2), STORED)
+    assert masked is not None
+    assert masked.pixels[0, 0] == 2
