@@ -131,7 +131,8 @@ class WorkerPool:
 
     @contextlib.contextmanager
     def halted(self) -> Iterator[None]:
-        """Its processes stand still while the block runs, wherever they are; blocks may overlap.
+        """Its calls stand still while the block runs, wherever they are; blocks may overlap. A process that does
+        nothing is left alone: to stop it would wake it.
 
         That they get no processor which another wants is not enough: the system spreads the threads of one decoder
         badly over processors of which one is busy, with whatever it is. Should this process die meanwhile, Linux ends
@@ -139,18 +140,16 @@ class WorkerPool:
         with self._changed:
             self._halts += 1
             if self._halts == 1:
-                self._signal(signal.SIGSTOP)
+                for worker in self._taken:
+                    worker.signal(signal.SIGSTOP)
         try:
             yield
         finally:
             with self._changed:
                 self._halts -= 1
                 if self._halts == 0:
-                    self._signal(signal.SIGCONT)
-
-    def _signal(self, number: signal.Signals) -> None:
-        for worker in (*self._taken, *self._idle):
-            worker.signal(number)
+                    for worker in (*self._taken, *self._idle):  # one may have answered just before it was stopped
+                        worker.signal(signal.SIGCONT)
 
     def warm(self, operation: str = "decode", count: int = 1) -> None:
         """Start ``count`` workers (at most ``size``) and let them import ``operation``, so that no call has to wait.

@@ -43,6 +43,11 @@ def pid_of(pool: WorkerPool) -> int:
     return int(call(pool, "inspect")[0]["pid"])
 
 
+def state_of(pid: int) -> str:
+    """proc(5): S sleeps, T stands still."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
 def until(condition: Callable[[], bool]) -> None:
     """Wait for something that is about to happen; the test's own time limit is the limit."""
     while not condition():
@@ -344,6 +349,26 @@ def test_processes_stand_still_while_they_are_halted() -> None:
         assert call(pool, "echo", b"again")[1] == b"again"
 
 
+def test_a_process_that_does_nothing_is_not_woken_to_be_halted() -> None:
+    with WorkerPool(1, operations=OPERATIONS, background=True) as pool:
+        pid = pid_of(pool)
+        with pool.halted():
+            time.sleep(0.1)
+            assert state_of(pid) == "S"
+
+
+def test_one_that_is_at_work_is() -> None:
+    with WorkerPool(1, operations=OPERATIONS, background=True) as pool, ThreadPoolExecutor(1) as threads:
+        pid = pid_of(pool)
+        napping = threads.submit(call, pool, "nap", b"late", seconds=0.3)
+        until(lambda: pool.busy == 1)
+        with pool.halted():
+            until(lambda: state_of(pid) == "T")
+            time.sleep(0.5)
+            assert not napping.done()
+        assert napping.result()[1] == b"late"
+
+
 def test_what_was_halted_for_too_long_says_nothing_about_the_bytes() -> None:
     with WorkerPool(1, operations=OPERATIONS, background=True) as pool:
         call(pool, "echo")
@@ -353,12 +378,17 @@ def test_what_was_halted_for_too_long_says_nothing_about_the_bytes() -> None:
 
 
 _ORPHAN = """
-import os, signal, sys
+import os, signal, threading
 from gpu_render.workers import WorkerPool
-from tests.gpu_render.test_workers import OPERATIONS, pid_of
+from tests.gpu_render.test_workers import OPERATIONS, call, pid_of, state_of, until
 pool = WorkerPool(1, operations=OPERATIONS, background=True)
-print(pid_of(pool), flush=True)
-pool.halted().__enter__()
+pid = pid_of(pool)
+print(pid, flush=True)
+threading.Thread(target=call, args=(pool, "nap"), kwargs={"seconds": 600.0}, daemon=True).start()
+until(lambda: pool.busy == 1)
+halt = pool.halted()  # one that nobody holds would end at once
+halt.__enter__()
+until(lambda: state_of(pid) == "T")
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
