@@ -8,7 +8,6 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from gpu_render.archive import FrameRecord
 from gpu_render.errors import RenderError
 from gpu_render.order import Order
 from gpu_render.reference import FrameRef
@@ -32,18 +31,30 @@ _PLAIN = ("native", "native-big-endian")
 
 @dataclass(slots=True, eq=False)
 class _Track:
-    """One scroll through a series: ``place`` in its order, from 0; ``step`` +1 or -1, 0 before the second frame."""
+    """One scroll through a series: ``place`` in its order, from 0; ``step`` +1 or -1, 0 before the second frame.
+    ``ahead``: places in ``order`` that were wanted when it moved last, at ``moved_s`` of the event loop's time."""
 
     series: tuple[str, str]
     place: int
     step: int = 0
     loads: dict[FrameRef, "asyncio.Task[None]"] = field(default_factory=dict)
     idle: asyncio.TimerHandle | None = None
+    moved_s: float = 0.0
+    order: Order | None = None
+    ahead: range = range(0)
 
     def keep(self, wanted: set[FrameRef]) -> int:
         """Drop loads that are not wanted any more; how many of them had not been done."""
         stale = [ref for ref in self.loads if ref not in wanted]
         return sum(self.loads.pop(ref).cancel() for ref in stale)
+
+    def look(self, order: Order, ahead: range) -> list[int]:
+        """These places are wanted now. Which of them are to be looked at: those that were not wanted before, and the
+        next ones, which may have left the cache since. Most moves add one place: this is done for each frame that is
+        asked for, also where all are held."""
+        before = self.ahead if self.order is order else range(0)
+        self.order, self.ahead = order, ahead
+        return [place for number, place in enumerate(ahead) if number < STRIDE or place not in before]
 
 
 class LookAhead:
@@ -149,19 +160,21 @@ class LookAhead:
         self._wait_for_idle(track)
         if track.step == 0:
             return
-        wanted = self._next(order, track)
-        self._dropped += track.keep({frame.ref for frame in wanted})
-        for frame in wanted:
-            if frame.ref not in track.loads and not self._is_held(frame.ref):
-                track.loads[frame.ref] = asyncio.ensure_future(self._loaded(frame.ref))
+        ahead = self._next(order, track)
+        if track.loads:
+            self._dropped += track.keep({order.frames[place].ref for place in ahead})
+        for place in track.look(order, ahead):
+            ref = order.frames[place].ref
+            if ref not in track.loads and not self._is_held(ref):
+                track.loads[ref] = asyncio.ensure_future(self._loaded(ref))
 
-    def _next(self, order: Order, track: _Track) -> list[FrameRecord]:
-        """As many frames as are wanted ahead and the cache has room for."""
+    def _next(self, order: Order, track: _Track) -> range:
+        """Places of as many frames as are wanted ahead and the cache has room for."""
         layout = order.frames[track.place].layout
         nbytes = math.prod(layout.shape) * layout.dtype.itemsize
         count = min(self._frames, self._track_bytes // nbytes)
-        places = range(track.place + track.step, track.place + track.step * (count + 1), track.step)
-        return [order.frames[place] for place in places if 0 <= place < len(order.frames)]
+        end = track.place + track.step * (count + 1)
+        return range(track.place + track.step, max(-1, min(end, len(order.frames))), track.step)
 
     async def _loaded(self, ref: FrameRef) -> None:
         """Errors are for whoever asks for the frame: they get their own."""
@@ -173,9 +186,19 @@ class LookAhead:
                 self._ahead.pop()
 
     def _wait_for_idle(self, track: _Track) -> None:
-        if track.idle is not None:
-            track.idle.cancel()
-        track.idle = asyncio.get_running_loop().call_later(IDLE_S, self._end, track)
+        loop = asyncio.get_running_loop()
+        track.moved_s = loop.time()
+        if track.idle is None:
+            track.idle = loop.call_later(IDLE_S, self._end_if_idle, track)
+
+    def _end_if_idle(self, track: _Track) -> None:
+        """One timer a scroll, which looks when the last move was: a timer for each move would cost more than it."""
+        loop = asyncio.get_running_loop()
+        left_s = track.moved_s + IDLE_S - loop.time()
+        if left_s > 0:
+            track.idle = loop.call_later(left_s, self._end_if_idle, track)
+        else:
+            self._end(track)
 
     def _end(self, track: _Track) -> None:
         """Nobody scrolls here any more."""

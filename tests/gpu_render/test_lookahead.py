@@ -153,6 +153,55 @@ async def test_the_same_frame_again_changes_nothing() -> None:
     assert scroll.cancelled == []
 
 
+async def test_who_moves_again_is_waited_for_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lookahead, "IDLE_S", 0.05)
+    scroll = Scrolling()
+    await scroll.sees(10, 11)
+    (track,) = scroll.ahead._tracks
+    timer = track.idle
+    await scroll.sees(11, 11)
+    assert track.idle is timer  # not one for each move
+    track.moved_s += 1000
+    await asyncio.sleep(0.15)
+    assert track in scroll.ahead._tracks
+    assert track.idle is not None
+    assert track.idle.when() > asyncio.get_running_loop().time() + 900
+    await scroll.ahead.close()
+
+
+async def test_a_move_looks_at_what_is_new_and_at_what_is_next() -> None:
+    scroll = Scrolling(frames=20)
+    scroll.held |= {ref(place) for place in range(COUNT)}
+    looked = list[FrameRef]()
+    scroll.ahead._is_held = lambda one: looked.append(one) or one in scroll.held  # type: ignore[func-returns-value]
+    await scroll.sees(10, 11)
+    assert looked == [ref(place) for place in range(12, 32)]
+    looked.clear()
+    await scroll.sees(12)
+    assert looked == [ref(13), ref(14), ref(15), ref(32)]
+    assert scroll.asked == []
+
+
+async def test_what_is_next_and_has_left_the_cache_is_loaded_again() -> None:
+    scroll = Scrolling()
+    scroll.held |= {ref(place) for place in range(COUNT)}
+    await scroll.sees(10, 11)
+    scroll.held.discard(ref(14))
+    await scroll.sees(12)
+    assert scroll.asked == [14]
+
+
+async def test_a_new_order_is_looked_at_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    scroll = Scrolling()
+    scroll.held |= {ref(place) for place in range(COUNT)}
+    await scroll.sees(10, 11)
+    monkeypatch.setattr(lookahead, "ORDER_S", -1.0)
+    scroll.ahead._orders.clear()
+    scroll.held.clear()  # as when a file of the series has changed
+    await scroll.sees(12)
+    assert scroll.asked == [13, 14, 15, 16]
+
+
 async def test_two_people_in_one_series_are_two_scrolls() -> None:
     scroll = Scrolling()
     await scroll.sees(10, 40, 11, 39, 12, 38)
