@@ -22,6 +22,9 @@ ORDER_S = 1.0
 """An order that was looked up so short a time ago holds: who scrolls asks for many frames of it."""
 MOST_ORDERS = 8
 """They may be long, so few are held."""
+SETTLE_S = 0.002
+"""Loads are begun and dropped so long after a move, once for all moves until then: of those that come hundreds a second
+most are taken back at once, and none of their loads would have had its turn."""
 CACHE_SHARE = 8
 """The frames ahead of one track take at most this part of the cache."""
 
@@ -82,6 +85,8 @@ class LookAhead:
         self._asking: set[asyncio.Task[None]] = set()
         self._waiting: dict[tuple[str, str], list[FrameRef]] = {}
         self._orders: OrderedDict[tuple[str, str], tuple[Order, float]] = OrderedDict()  # until when it holds
+        self._moved: dict[_Track, Order] = {}
+        self._settling: asyncio.TimerHandle | None = None
         self._begun = self._dropped = self._used = 0
 
     def saw(self, ref: FrameRef, decoder: str) -> None:
@@ -113,6 +118,8 @@ class LookAhead:
 
     async def close(self) -> None:
         """Drop everything."""
+        if self._settling is not None:
+            self._settling.cancel()
         tasks = [*self._asking, *(load for track in self._tracks for load in track.loads.values())]
         for task in tasks:
             task.cancel()
@@ -152,14 +159,25 @@ class LookAhead:
         return track
 
     def _move(self, order: Order, track: _Track, place: int) -> None:
-        """Load what comes next in this direction, drop what does not."""
+        """Note where it is now, and in which direction it goes."""
         self._tracks.move_to_end(track)
         if place != track.place:
             track.step = 1 if place > track.place else -1
         track.place = place
         self._wait_for_idle(track)
-        if track.step == 0:
-            return
+        if track.step != 0:
+            self._moved[track] = order
+            if self._settling is None:
+                self._settling = asyncio.get_running_loop().call_later(SETTLE_S, self._settle)
+
+    def _settle(self) -> None:
+        self._settling = None
+        moved, self._moved = self._moved, {}
+        for track, order in moved.items():
+            self._load_ahead(order, track)
+
+    def _load_ahead(self, order: Order, track: _Track) -> None:
+        """Load what comes next in this direction, drop what does not."""
         ahead = self._next(order, track)
         if track.loads:
             self._dropped += track.keep({order.frames[place].ref for place in ahead})
@@ -205,6 +223,7 @@ class LookAhead:
         if track.idle is not None:
             track.idle.cancel()
         self._dropped += track.keep(set())
+        self._moved.pop(track, None)
         self._tracks.pop(track, None)
         if not any(other.series == track.series for other in self._tracks):
             self._orders.pop(track.series, None)

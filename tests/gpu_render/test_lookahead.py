@@ -80,6 +80,7 @@ class Scrolling:
 
 
 async def settled() -> None:
+    await asyncio.sleep(lookahead.SETTLE_S)
     for _ in range(10):
         await asyncio.sleep(0)
 
@@ -116,6 +117,32 @@ async def test_frames_that_come_faster_than_their_order_is_looked_up_are_followe
     await settled()
     assert sorted(scroll.under_way) == [5, 6, 7, 8]
     assert scroll.lookups == 1
+
+
+async def test_moves_that_follow_at_once_begin_loads_once() -> None:
+    scroll = Scrolling()
+    await scroll.sees(10)
+    for place in (11, 10, 11, 10, 11, 12):
+        scroll.ahead.saw(ref(place), "jpeg2000")
+    assert scroll.asked == []
+    await settled()
+    assert scroll.asked == [13, 14, 15, 16]
+    assert scroll.ahead.figures()["lookahead_dropped_total"] == 0
+
+
+async def test_nothing_is_begun_after_the_end() -> None:
+    scroll = Scrolling()
+    await scroll.sees(10)
+    scroll.ahead.saw(ref(11), "jpeg2000")
+    await scroll.ahead.close()
+    await settled()
+    assert scroll.asked == []
+    scroll = Scrolling()
+    await scroll.sees(10)
+    scroll.ahead.saw(ref(11), "jpeg2000")
+    scroll.ahead._end(next(iter(scroll.ahead._tracks)))
+    await settled()
+    assert scroll.asked == []
 
 
 async def test_an_order_holds_for_a_moment_only(monkeypatch: pytest.MonkeyPatch) -> None:
