@@ -24,7 +24,7 @@ MOST_ORDERS = 8
 """They may be long, so few are held."""
 SETTLE_S = 0.002
 """Loads are begun and dropped so long after a move, once for all moves until then: of those that come hundreds a second
-most are taken back at once, and none of their loads would have had its turn."""
+most are taken back at once, and hardly any of their loads would have had its turn."""
 CACHE_SHARE = 8
 """The frames ahead of one track take at most this part of the cache."""
 

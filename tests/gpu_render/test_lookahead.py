@@ -200,7 +200,12 @@ async def test_a_move_looks_at_what_is_new_and_at_what_is_next() -> None:
     scroll = Scrolling(frames=20)
     scroll.held |= {ref(place) for place in range(COUNT)}
     looked = list[FrameRef]()
-    scroll.ahead._is_held = lambda one: looked.append(one) or one in scroll.held  # type: ignore[func-returns-value]
+
+    def is_held(one: FrameRef) -> bool:
+        looked.append(one)
+        return one in scroll.held
+
+    scroll.ahead._is_held = is_held
     await scroll.sees(10, 11)
     assert looked == [ref(place) for place in range(12, 32)]
     looked.clear()
