@@ -14,7 +14,7 @@ from tests.mutation.run import NOT_INDEXED, Outcome, Run
 from tests.mutation.service import MIB, Footprint
 
 FLAT = 0.05
-"""How much memory may rise between the warm-up and the end."""
+"""How much memory may rise after the warm-up."""
 KEPT_BYTES = 64 * MIB
 """What decoder processes may keep beyond that of what they freed, for the next large frame (decision 0003)."""
 NEIGHBOUR_LIMIT_S = 5.0
@@ -60,8 +60,9 @@ _VERDICTS = (Verdict.AGREED, Verdict.ONLY_WE, Verdict.DISPUTED, Verdict.WRONG)
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Medians [byte] of the second and of the last third of the run, the first third being the warm-up, and the most
-    there ever was. A decoder that works at a large frame, or was just replaced, is no leak: hence medians."""
+    """Medians [byte] of the first and of the second half of what follows the warm-up, in which every question was asked
+    at every stage once, and the most there ever was. A decoder that works at a large frame, or was just replaced, is no
+    leak: hence medians."""
 
     before: float
     after: float
@@ -77,11 +78,11 @@ class Memory:
         return f"{before:.0f} MiB, then {after:.0f} MiB ({self.growth:+.1%}), at most {peak:.0f} MiB"
 
 
-def memory(footprints: Sequence[Footprint], of: Callable[[Footprint], int]) -> Memory:
-    """Of the service or of its workers, over the footprints taken while questions were asked."""
-    values = [of(footprint) for footprint in footprints]
-    third = len(values) // 3
-    return Memory(median(values[third : 2 * third]), median(values[2 * third :]), max(values))
+def memory(run: Run, of: Callable[[Footprint], int]) -> Memory:
+    """Of the service or of its workers, while questions were asked."""
+    values = [of(footprint) for footprint in run.footprints]
+    half = (run.warm + len(values)) // 2
+    return Memory(median(values[run.warm : half]), median(values[half:]), max(values[run.asked :]))
 
 
 def faults(run: Run) -> list[str]:
@@ -98,8 +99,7 @@ def faults(run: Run) -> list[str]:
         found.append(f"the service is not ready at the end: {run.ready}")
     if run.neighbour.slowest_s > NEIGHBOUR_LIMIT_S:
         found.append(f"a neighbour waited {run.neighbour.slowest_s:.1f} s")
-    asked = run.footprints[run.warm :]
-    service, workers = memory(asked, _rss), memory(asked, _workers_rss)
+    service, workers = memory(run, _rss), memory(run, _workers_rss)
     if service.growth > FLAT:
         found.append(f"memory of the service is not flat: {service}")
     if workers.growth > FLAT and workers.after - workers.before > KEPT_BYTES:
@@ -117,7 +117,7 @@ def _workers_rss(footprint: Footprint) -> int:
 
 def summary(run: Run) -> list[str]:
     """What the table does not say, a line each."""
-    asked = run.footprints[run.warm :]
+    asked = run.footprints[run.asked :]
     slowest = max(outcome.slowest_s for outcome in run.outcomes)
     pictures = [j for o in run.outcomes if o.mutant.kind != CONTROL for j in o.judgements.values()]
     verdicts = Counter(judgement.verdict for judgement in pictures)
@@ -127,7 +127,7 @@ def summary(run: Run) -> list[str]:
         f"{run.requests} requests for frames of mutants, the slowest answer after {slowest:.2f} s",
         f"the neighbour got {run.neighbour.answers} answers, {len(run.neighbour.faults)} of them not the expected "
         f"bytes, the slowest after {run.neighbour.slowest_s:.2f} s",
-        f"memory of the service: {memory(asked, _rss)}; of its decoder processes: {memory(asked, _workers_rss)}",
+        f"memory of the service: {memory(run, _rss)}; of its decoder processes: {memory(run, _workers_rss)}",
         f"threads {asked[0].threads} to {max(f.threads for f in asked)}, open files at most "
         f"{max(f.descriptors for f in asked)}, decoder processes {asked[-1].workers}",
         f"{len(pictures)} frames compared: "

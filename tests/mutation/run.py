@@ -29,9 +29,9 @@ from tests.mutation.service import ANSWER_LIMIT_S, MIB, Footprint, Reply, Servic
 CLIENTS = 4
 WORKERS = 2
 CACHE_BYTES = 8 * MIB
-ROUNDS, REQUESTS = 4, 6000
+ROUNDS, REQUESTS = 6, 6000
 """The same questions are asked at least so often, each time in another order, and until they are so many: memory must
-not rise from round to round."""
+not rise once each was asked at every stage."""
 NEIGHBOUR_SLICES = 4  # of each of six transfer syntaxes, 512 KiB each: more than the cache holds
 SCAN_LIMIT_S = 120.0
 NOT_INDEXED = "not indexed"
@@ -66,10 +66,12 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Everything that a report needs. ``warm``: index of the first footprint after the scan."""
+    """Everything that a report needs. ``asked``, ``warm``: index of the first footprint after the scan, and of the
+    first after every question was asked at every stage once."""
 
     outcomes: list[Outcome]
     footprints: list[Footprint]
+    asked: int
     warm: int
     requests: int
     neighbour: "Neighbour"
@@ -97,19 +99,24 @@ def run(count: int, seed: int = 1, step: Step = lambda *_: None) -> Run:
             neighbour.scanned = True
             clock.lap("scan")
             questions = plan(service, outcomes, state, seed)
-            warm, asked = len(watch.footprints), 0
+            asked = warm = len(watch.footprints)
+            requests = 0
             rounds = max(ROUNDS, -(-REQUESTS // len(questions["stored"])))
             for number in range(rounds):
+                if number == len(_STAGES):
+                    warm = len(watch.footprints)
                 total = rounds * len(questions["stored"])
-                chosen = [question for question in questions[_STAGES[number % 2]] if question.outcome.lost < 2]
-                asked += ask_all(service, chosen, f"{seed} {number}", _from(asked, total, partial(step, "requests")))
+                stage = _STAGES[number % len(_STAGES)]
+                chosen = [question for question in questions[stage] if question.outcome.lost < 2]
+                progress = _from(requests, total, partial(step, "requests"))
+                requests += ask_all(service, chosen, f"{seed} {number}", progress)
             clock.lap("requests")
             with service.client() as client:
                 ready = client.get("/health/ready").json()
         deaths = compare(folder / "mutants", outcomes, partial(step, "other readers"))
         clock.lap("other readers")
         ready["alive"] = service.alive
-        return Run(outcomes, watch.footprints, warm, asked, neighbour, deaths, ready, clock.laps)
+        return Run(outcomes, watch.footprints, asked, warm, requests, neighbour, deaths, ready, clock.laps)
 
 
 def _from(done: int, total: int, step: Callable[[int, int], None]) -> Callable[[int, int], None]:
