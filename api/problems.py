@@ -38,6 +38,7 @@ STATUS: tuple[tuple[type[errors.RenderError], int, str], ...] = (
     (errors.DecoderTimeout, 422, "Decoding was stopped"),
     (errors.CorruptPixelData, 422, "Corrupt pixel data"),
     (errors.UnsupportedTransferSyntax, 501, "No decoder for this transfer syntax"),
+    (errors.NoProcessorTime, 503, "No processor time"),
     (errors.Overloaded, 503, "Overloaded"),
     (errors.StorageFull, 507, "No room to store this"),
     (errors.RenderError, 500, "Cannot be rendered"),

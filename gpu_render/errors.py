@@ -21,6 +21,7 @@
     │   └── DecoderTimeout          422  the decoder ran past its time or memory limit
     ├── UnsupportedTransferSyntax   501  no decoder; says what would be needed
     ├── Overloaded                  503  the queue is full; retry later
+    │   └── NoProcessorTime         503  others had all processors for too long; retry later
     └── StorageFull                 507  no room to store what was sent
 
     StartupError                         the service cannot start; told to the operator, never to a client
@@ -114,6 +115,10 @@ class Overloaded(RenderError):
     def __init__(self, message: str, retry_after_s: int = 1) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class NoProcessorTime(Overloaded):
+    """Work was given up since other programs left no processor time for it: that says nothing about its bytes."""
 
 
 class StartupError(RenderError):

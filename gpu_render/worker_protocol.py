@@ -6,7 +6,7 @@ No pickle: a worker that hostile bytes have taken over can send the parent numbe
 import json
 import socket
 import struct
-import time
+from collections.abc import Callable
 from typing import Any
 
 from gpu_render.errors import (
@@ -54,20 +54,20 @@ def send_message(sock: socket.socket, message: Message) -> None:
     sock.sendall(_HEADER.pack(_MAGIC, len(body)) + body)
 
 
-def receive_message(sock: socket.socket, deadline: float | None = None) -> Message:
-    """Wait for one message, until ``deadline`` [s of time.monotonic()] at most.
+def receive_message(sock: socket.socket, left: Callable[[], float] | None = None) -> Message:
+    """Wait for one message, as long as ``left`` says, which is asked again after that time [s] until it raises.
 
-    Raises BrokenMessage at the end of the stream or on bytes that are not a message, TimeoutError at the deadline.
+    Raises BrokenMessage at the end of the stream or on bytes that are not a message.
     """
-    received = _receive(sock, b"", deadline)
+    received = _receive(sock, b"", left)
     while len(received) < _HEADER.size:
-        received = _receive(sock, received, deadline)
+        received = _receive(sock, received, left)
     magic, length = _HEADER.unpack_from(received)
     if magic != _MAGIC or length > MAX_MESSAGE_BYTES:
         raise BrokenMessage("bad header")
     end = _HEADER.size + length
     while len(received) < end:
-        received = _receive(sock, received, deadline)
+        received = _receive(sock, received, left)
     if len(received) > end:  # nobody says anything before he is asked
         raise BrokenMessage("more than a message")
     try:
@@ -79,11 +79,15 @@ def receive_message(sock: socket.socket, deadline: float | None = None) -> Messa
     return message
 
 
-def _receive(sock: socket.socket, before: bytes, deadline: float | None) -> bytes:
+def _receive(sock: socket.socket, before: bytes, left: Callable[[], float] | None) -> bytes:
     """What comes next behind ``before``."""
-    if deadline is not None:
-        sock.settimeout(max(1e-6, deadline - time.monotonic()))
-    part = sock.recv(_PART_BYTES)
-    if not part:
-        raise BrokenMessage("closed")
-    return before + part
+    while True:
+        if left is not None:
+            sock.settimeout(left())
+        try:
+            part = sock.recv(_PART_BYTES)
+        except TimeoutError:
+            continue
+        if not part:
+            raise BrokenMessage("closed")
+        return before + part

@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self
@@ -22,6 +21,7 @@ import numpy.typing as npt
 
 from gpu_render.errors import CorruptPixelData, DecoderTimeout, Overloaded, RenderError, TooLarge
 from gpu_render.worker_protocol import ERRORS, BrokenMessage, Message, receive_message, send_message
+from gpu_render.worker_time import PATIENCE, TimeLimit
 
 OPERATIONS: Mapping[str, str] = {
     "decode": "gpu_render.decode.codecs:decode_payload",
@@ -44,7 +44,6 @@ Bytes = npt.NDArray[np.uint8]
 MIB = 1024 * 1024
 _KEPT_SHARED_BYTES = 32 * MIB  # shared pages beyond this go back to the system after a call that touched them
 _ALIGNMENT = 64
-BACKGROUND_PATIENCE = 10
 _NICE = 5
 _MAX_ERROR_TEXT = 500
 _ALARM_SLACK_S = 5
@@ -58,7 +57,7 @@ class WorkerPool:
 
     ``max_shared_bytes``: most that payload and result of one call may take together. A worker is replaced after
     ``max_calls`` calls, or when its own memory exceeds ``max_rss_bytes``. ``operations`` as in ``OPERATIONS``.
-    ``background``: they run when the processors have little else to do, and may take BACKGROUND_PATIENCE times as long.
+    ``background``: they run when the processors have little else to do.
     """
 
     def __init__(
@@ -108,24 +107,20 @@ class WorkerPool:
     ) -> tuple[Json, Bytes]:
         """Run ``operation(meta, payload)`` in a worker and wait for it: (meta, result), the result uint8, flat, a copy.
 
-        ``timeout_s`` [s] counts from when the worker begins; ``result_bytes`` is the most the result may have;
+        ``timeout_s`` [s] is processor time (worker_time.TimeLimit); ``result_bytes`` is the most the result may have;
         ``memory_bytes`` is what the worker may map beyond what it has mapped already.
 
         Raises DecoderTimeout at either limit and when the worker is killed, CorruptPixelData when it dies otherwise or
         raises anything unforeseen, the worker's own error (worker_protocol.ERRORS), TooLarge beyond
-        ``max_shared_bytes``, Overloaded once closed and where no process can be started.
+        ``max_shared_bytes``, Overloaded once closed and where no process can be started, NoProcessorTime where others
+        have all processors.
         """
         if len(payload) + result_bytes + _ALIGNMENT > self._max_shared_bytes:
             raise TooLarge(f"{result_bytes} bytes of pixels exceed the limit of {self._max_shared_bytes}")
         worker = self._take()
-        begun_s, limit_s = time.monotonic(), timeout_s * BACKGROUND_PATIENCE if self._background else timeout_s
         try:
             self._load(worker, operation)
-            return worker.run(operation, meta, payload, limit_s, result_bytes, memory_bytes)
-        except DecoderTimeout:
-            if self._background and time.monotonic() - begun_s >= limit_s:  # this says nothing about the bytes
-                raise Overloaded("no processor had time for work in the background") from None
-            raise
+            return worker.run(operation, meta, payload, timeout_s, result_bytes, memory_bytes)
         finally:
             self._give_back(worker)
 
@@ -328,7 +323,7 @@ class _Worker:
             "result_bytes": result_bytes,
             "shared_bytes": len(shared),
             "memory_bytes": memory_bytes,
-            "alarm_s": math.ceil(timeout_s) + _ALARM_SLACK_S,
+            "alarm_s": math.ceil(PATIENCE * timeout_s) + _ALARM_SLACK_S,
         }
         reply = self._ask(operation, request, timeout_s)
         answer, length = reply.get("meta"), reply.get("result_bytes")
@@ -373,18 +368,18 @@ class _Worker:
 
     def _ask(self, operation: str, request: Message, timeout_s: float) -> Message:
         """Send, wait for the answer, raise what it says. A worker that does not answer in time or sense is killed."""
-        deadline = time.monotonic() + timeout_s
         try:
-            self._sock.settimeout(timeout_s)
+            limit = TimeLimit(self._process.pid, timeout_s)
+            self._sock.settimeout(PATIENCE * timeout_s)
             send_message(self._sock, request)
-            reply = receive_message(self._sock, deadline)
+            reply = receive_message(self._sock, limit.left)
         except TimeoutError:
             self._end()
             log.warning("a process for %s was stopped at its time limit of %.1f s", operation, timeout_s)
             raise DecoderTimeout(f"{operation} was stopped at its time limit of {timeout_s:.1f} s") from None
         except (BrokenMessage, OSError):
             raise self._lost(operation) from None
-        except BaseException:
+        except BaseException:  # NoProcessorTime, too
             self._end()  # interrupted half-way: nobody knows what the worker would answer next
             raise
         if "error" in reply:

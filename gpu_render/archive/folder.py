@@ -41,6 +41,7 @@ from gpu_render.archive.writing import join_path, split_path
 from gpu_render.errors import (
     CorruptPixelData,
     DecoderTimeout,
+    NoProcessorTime,
     NotFound,
     NotRenderable,
     Overloaded,
@@ -546,6 +547,8 @@ class FolderArchive:
                 result_bytes=2 * MIB + 3 * size,
                 memory_bytes=512 * MIB + 8 * size,
             )
+        except NoProcessorTime:
+            return [self._parse(file) for file in files]
         except Overloaded:
             raise
         except RenderError:
@@ -564,10 +567,10 @@ class FolderArchive:
                 result_bytes=2 * MIB + 3 * min(file.size, 256 * MIB),
                 memory_bytes=512 * MIB + 8 * min(file.size, 256 * MIB),
             )
+        except (DecoderTimeout, NoProcessorTime) as error:  # may have been killed: no size, so that a scan tries again
+            return FileChange(key, -1, file.mtime_ns, None, reason=_reason(error))
         except Overloaded:
             raise  # the pool is closing: nothing is known about the file
-        except DecoderTimeout as error:  # on a busy machine, or killed: no size, so that the next scan tries again
-            return FileChange(key, -1, file.mtime_ns, None, reason=_reason(error))
         except RenderError as error:
             return _change(file, error)
         return _change(file, unpack_result(answer, result))
@@ -603,6 +606,8 @@ def _no_progress(_done: int, _total: int) -> None:
 def _reason(error: RenderError) -> str:
     if isinstance(error, UnreadableFile):
         return str(error)
+    if isinstance(error, NoProcessorTime):
+        return "header was not read, since the machine had no processor time for it; the next scan tries again"
     if isinstance(error, DecoderTimeout | TooLarge):
         return "header is beyond the time or memory limit"
     return f"header cannot be parsed ({type(error).__name__})"

@@ -141,6 +141,7 @@ CORRUPT: Kind = (422, "corrupt-pixel-data")
 STOPPED: Kind = (422, "decoder-timeout")
 NO_DECODER: Kind = (501, "unsupported-transfer-syntax")
 FULL: Kind = (503, "overloaded")
+NO_TIME: Kind = (503, "no-processor-time")
 
 
 def assert_nothing_of_the_patient(text: str, *paths: Path) -> None:

@@ -26,6 +26,7 @@ from tests.api.broken import (
     FULL,
     NO_METHOD,
     NO_ROUTE,
+    NO_TIME,
     NOT_ACCEPTABLE,
     NOT_FOUND,
     OLD,
@@ -333,7 +334,7 @@ def test_a_broken_frame_does_not_hide_the_others(name: str, served: Served) -> N
 
 def test_every_row_of_the_table_of_statuses_occurs() -> None:
     """Every class that ``api.problems`` maps, but RenderError itself, which nothing raises."""
-    seen = {(case.status, case.kind) for case in CASES} | {asked.kind for asked in REQUESTS} | {STOPPED, FULL}
+    seen = {(case.status, case.kind) for case in CASES} | {asked.kind for asked in REQUESTS} | {STOPPED, FULL, NO_TIME}
     kinds = {(status, kind_of(error)) for error, status, _ in STATUS if error is not RenderError}
     assert kinds == (seen | STORING | SELF_TEST) - {NO_ROUTE, NO_METHOD}
 

@@ -23,6 +23,7 @@ from tests.api.broken import (
     CORRUPT,
     FRAME,
     FULL,
+    NO_TIME,
     NOT_FOUND,
     OLD,
     SERIES,
@@ -244,18 +245,25 @@ def test_a_service_that_shuts_down_refuses_with_retry_after(tmp_path: Path) -> N
             assert response.headers["retry-after"] == "1"
 
 
-def test_decoders_that_cannot_be_started_are_no_fault_of_the_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("decoder", "kind"),
+    [("no_such_module:nothing", FULL), ("tests.gpu_render.worker_operations:stop", NO_TIME)],
+    ids=["cannot be started", "get no processor"],
+)
+def test_decoders_that_do_not_run_are_no_fault_of_the_file(
+    decoder: str, kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attributes = grey()
     pixels = encapsulate([broken.rle(broken.samples())])
     (tmp_path / "a.dcm").write_bytes(file_bytes(attributes, pixels, RLE, encapsulated=True))
-    operations = {**OPERATIONS, "decode": "no_such_module:nothing"}
+    operations = {**OPERATIONS, "decode": decoder}
     monkeypatch.setattr("api.app.WorkerPool", functools.partial(WorkerPool, operations=operations))
+    monkeypatch.setattr("gpu_render.decode.time_limit_s", lambda size: 0.1)
     app = create_app(Settings(roots=(tmp_path,), backend="cpu", workers=1))
     with TestClient(app, "http://127.0.0.1") as client:
         wait_for_scan(client)
         response = client.get(frame_url(attributes["SOPInstanceUID"]))
     assert response.status_code == 503
     assert response.headers["retry-after"] == "1"
+    assert response.json()["type"] == f"urn:gpu-render:problem:{kind[1]}"
     assert attributes["SOPInstanceUID"] in response.json()["detail"]

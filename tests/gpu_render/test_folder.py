@@ -27,6 +27,8 @@ from gpu_render.archive.folder import FolderArchive, anatomical_order
 from gpu_render.archive.parse import parse_descriptor, parse_file, parse_files, unpack_result, unpack_results
 from gpu_render.errors import (
     CorruptPixelData,
+    DecoderTimeout,
+    NoProcessorTime,
     NotFound,
     NotRenderable,
     RenderError,
@@ -846,11 +848,15 @@ def test_a_folder_that_cannot_be_listed_keeps_its_files(
 
 
 class FallingPool(InlinePool):
-    """A call that has to do with the file ``bad`` fails, as of a worker that died of it."""
+    """A call that has to do with the file ``bad`` raises ``error``; as of a worker that died, if none is named."""
+
+    def __init__(self, error: RenderError | None = None) -> None:
+        super().__init__()
+        self.error: RenderError | None = error or CorruptPixelData("the process died")
 
     def call(self, operation: str, meta: dict[str, Any], payload: bytes | memoryview, **limits: Any) -> Any:
-        if "bad" in meta.get("paths", [meta.get("path")]):
-            raise CorruptPixelData("the process died")
+        if self.error is not None and "bad" in meta.get("paths", [meta.get("path")]):
+            raise self.error
         return super().call(operation, meta, payload, **limits)
 
 
@@ -866,6 +872,25 @@ def test_a_bad_file_costs_none_of_those_that_a_worker_was_given_with_it(tmp_path
             ("bad", "header cannot be parsed (CorruptPixelData)"),
         ]
         assert archive.status().instances == 38
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(NoProcessorTime("..."), "no processor time"), (DecoderTimeout("..."), "beyond the time or memory limit")],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_file_that_a_worker_had_no_time_for_is_tried_again(error: RenderError, reason: str, tmp_path: Path) -> None:
+    for name in ("a", "b", "bad", "c", "d", "e"):
+        write_image(tmp_path / name, np.zeros((2, 2), np.uint16))
+    pool = FallingPool(error)
+    with contextlib.closing(FolderArchive([tmp_path], None, pool)) as archive:
+        (missed,) = archive.scan().unreadable
+        assert missed.path == "bad"
+        assert reason in missed.reason
+        assert archive.status().instances == 5
+        pool.opened, pool.error = [], None
+        assert not archive.scan().unreadable
+        assert (pool.opened, archive.status().instances) == (["bad"], 6)
 
 
 def test_files_in_one_call_are_what_each_is_by_itself() -> None:

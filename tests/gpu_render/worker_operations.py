@@ -35,9 +35,23 @@ def hang(meta: dict[str, Any], payload: memoryview) -> Answer:
     raise AssertionError("woke up")
 
 
+def stop(meta: dict[str, Any], payload: memoryview) -> Answer:
+    """Stand still, as if others had all processors."""
+    os.kill(os.getpid(), signal.SIGSTOP)
+    raise AssertionError("goes on")
+
+
 def nap(meta: dict[str, Any], payload: memoryview) -> Answer:
     time.sleep(meta["seconds"])
     return {"pid": os.getpid()}, bytes(payload)
+
+
+def spin(meta: dict[str, Any], payload: memoryview) -> Answer:
+    """Take so many seconds of processor time."""
+    begun_s = time.process_time()
+    while time.process_time() - begun_s < meta["seconds"]:
+        pass
+    return {}, bytes(payload)
 
 
 def grab(meta: dict[str, Any], payload: memoryview) -> Answer:
