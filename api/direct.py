@@ -8,7 +8,7 @@ handlers are called with the same parameters, and the same errors become the sam
 import re
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import parse_qsl
@@ -142,7 +142,7 @@ class Direct:
         except Exception as error:  # noqa: BLE001 - as api.problems.Boundary
             return unforeseen(Request(scope), error)
         if key is not None and isinstance(response, Repeatable) and response.again is not None:
-            self._remembered.keep(key, replace(asked, again=response.again))
+            self._remembered.keep(key, Asked(asked.direct, asked.parameters, response.again))
         return response
 
 

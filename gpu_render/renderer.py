@@ -96,6 +96,7 @@ class Renderer:
         self._background = background or pool
         self.device = Device(backend, settings.device_cache_percent)
         self._settings = settings
+        self._cores = os.cpu_count() or 1  # to ask for each frame takes as long as to open its file
         self._proven = proven
         people = for_people(settings.workers)
         self._loaders = PriorityExecutor(settings.workers + people, settings.queue_capacity, "load", reserved=people)
@@ -455,7 +456,7 @@ class Renderer:
     def _decode_in_turn(self, encoded: EncodedFrame) -> DecodedFrame:
         """A prefetch in the background, which stands still while anything more urgent is decoded."""
         decoder = DECODERS.get(encoded.transfer_syntax_uid)
-        options: dict[str, Any] = {"cores": os.cpu_count() or 1, "packed": self.backend.unpacks}
+        options: dict[str, Any] = {"cores": self._cores, "packed": self.backend.unpacks}
         if self._background is self.pool or decoder is None or not decoder.needs_worker:
             return decode(encoded, self.pool, **options)
         if self._urgency_of(encoded.ref) is not Priority.PREFETCH:

@@ -68,10 +68,11 @@ class Line:
         grey = np.empty((rows, columns), np.uint8)
         integers = np.empty((step, columns), self.field.dtype)
         floats = np.empty((step, columns), np.float32)
+        low, high = (self.field.dtype.type(end) for end in (self.low, self.high))  # of NumPy: an int is looked at anew
         for y in range(0, rows, step):
             part, out = samples[y : y + step], grey[y : y + step]
             stored = self.field.of(part, integers[: len(part)])
-            stored.clip(self.low, self.high, out=integers[: len(part)])
+            stored.clip(low, high, out=integers[: len(part)])
             self._grey(integers[: len(part)], floats[: len(part)], out)
         return grey
 

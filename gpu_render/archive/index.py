@@ -4,7 +4,7 @@ A cache of what the files say: it may be deleted at any time, at the price of a 
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -521,9 +521,8 @@ def _located(ref: FrameRef, row: Sequence[Any]) -> Located:
     (_, _, image_id, at, above, name, size, mtime_ns, frames, kind, error, instance_number, thickness) = row[:13]
     (sop_class, syntax, layout, shown, geometry) = row[13:18]
     key = FileKey(at, join_path(above, name))
-    where = Located(key, size, mtime_ns, frames, None if kind is None else (kind, error), None)
     if kind is not None:
-        return where
+        return Located(key, size, mtime_ns, frames, (kind, error), None)
     record = FrameRecord(
         ref,
         image_id,
@@ -538,9 +537,13 @@ def _located(ref: FrameRef, row: Sequence[Any]) -> Located:
         version_of(size, mtime_ns),
     )
     span = row[23] or b""
-    return replace(
-        where,
-        record=record,
+    return Located(
+        key,
+        size,
+        mtime_ns,
+        frames,
+        None,
+        record,
         pixel_offset=row[18],
         frame_bits=row[19],
         word_swap=bool(row[20]),

@@ -42,7 +42,7 @@ def test_small_run_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert lines[50, benchmark.AS_IT_IS].summary.median > least_ms
     assert lines[50, benchmark.AUTO].parameters["coded answers"] in (1, 2), "the first one is the measurement"
     # A machine that is busy for a moment is a slow line; api/test_encoding.py has the rule itself, without a clock.
-    assert lines[0, benchmark.AUTO].parameters["coded answers"] < SMALL.slices
+    assert lines[0, benchmark.AUTO].parameters["coded answers"] in range(SMALL.slices)
     assert {one.of for one in run.ratios} == {benchmark.AS_IT_IS}
 
 
