@@ -19,7 +19,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from gpu_render.errors import CorruptPixelData, DecoderTimeout, Overloaded, RenderError, TooLarge
+from gpu_render.errors import CorruptPixelData, DecoderTimeout, NoProcessorTime, Overloaded, RenderError, TooLarge
 from gpu_render.worker_protocol import ERRORS, BrokenMessage, Message, receive_message, send_message
 from gpu_render.worker_time import PATIENCE, TimeLimit
 
@@ -377,9 +377,13 @@ class _Worker:
             self._end()
             log.warning("a process for %s was stopped at its time limit of %.1f s", operation, timeout_s)
             raise DecoderTimeout(f"{operation} was stopped at its time limit of {timeout_s:.1f} s") from None
+        except NoProcessorTime:
+            self._end()
+            log.warning("a process for %s was stopped: the machine had no processor time for it", operation)
+            raise
         except (BrokenMessage, OSError):
             raise self._lost(operation) from None
-        except BaseException:  # NoProcessorTime, too
+        except BaseException:
             self._end()  # interrupted half-way: nobody knows what the worker would answer next
             raise
         if "error" in reply:

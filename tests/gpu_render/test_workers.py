@@ -130,11 +130,14 @@ def test_one_that_does_not_get_the_processor_is_waited_for(pool: WorkerPool) -> 
     assert pid_of(pool) == pid
 
 
-def test_but_not_for_ever_and_nothing_is_said_against_its_bytes(pool: WorkerPool) -> None:
+def test_but_not_for_ever_and_nothing_is_said_against_its_bytes(
+    pool: WorkerPool, caplog: pytest.LogCaptureFixture
+) -> None:
     pid = pid_of(pool)
     os.kill(pid, signal.SIGSTOP)
     with pytest.raises(NoProcessorTime):
         call(pool, "inspect", timeout_s=0.05)
+    assert caplog.messages == ["a process for inspect was stopped: the machine had no processor time for it"]
     assert not Path(f"/proc/{pid}").exists()
     assert call(pool, "echo", b"next")[1] == b"next"
 
