@@ -1,7 +1,6 @@
 """What somebody scrolls towards is decoded before it is asked for, and dropped when they turn."""
 
 import asyncio
-import contextlib
 import math
 import time
 from collections import OrderedDict
@@ -46,10 +45,10 @@ class _Track:
     order: Order | None = None
     ahead: range = range(0)
 
-    def keep(self, wanted: set[FrameRef]) -> int:
-        """Drop loads that are not wanted any more; how many of them had not been done."""
-        stale = [ref for ref in self.loads if ref not in wanted]
-        return sum(self.loads.pop(ref).cancel() for ref in stale)
+    def keep(self, wanted: set[FrameRef]) -> None:
+        """Drop loads that are not wanted any more."""
+        for ref in [ref for ref in self.loads if ref not in wanted]:
+            self.loads.pop(ref).cancel()
 
     def look(self, order: Order, ahead: range) -> list[int]:
         """These places are wanted now. Which of them are to be looked at: those that were not wanted before, and the
@@ -180,7 +179,7 @@ class LookAhead:
         """Load what comes next in this direction, drop what does not."""
         ahead = self._next(order, track)
         if track.loads:
-            self._dropped += track.keep({order.frames[place].ref for place in ahead})
+            track.keep({order.frames[place].ref for place in ahead})
         for place in track.look(order, ahead):
             ref = order.frames[place].ref
             if ref not in track.loads and not self._is_held(ref):
@@ -197,11 +196,16 @@ class LookAhead:
     async def _loaded(self, ref: FrameRef) -> None:
         """Errors are for whoever asks for the frame: they get their own."""
         self._begun += 1
-        with contextlib.suppress(RenderError):
+        try:
             await self._load(ref)
-            self._ahead.add(ref)
-            while len(self._ahead) > MOST_TRACKS * max(1, self._frames):
-                self._ahead.pop()
+        except RenderError:
+            return
+        except asyncio.CancelledError:
+            self._dropped += not self._is_held(ref)  # it may have come in the same moment, or for somebody else
+            raise
+        self._ahead.add(ref)
+        while len(self._ahead) > MOST_TRACKS * max(1, self._frames):
+            self._ahead.pop()
 
     def _wait_for_idle(self, track: _Track) -> None:
         loop = asyncio.get_running_loop()
@@ -222,7 +226,7 @@ class LookAhead:
         """Nobody scrolls here any more."""
         if track.idle is not None:
             track.idle.cancel()
-        self._dropped += track.keep(set())
+        track.keep(set())
         self._moved.pop(track, None)
         self._tracks.pop(track, None)
         if not any(other.series == track.series for other in self._tracks):

@@ -163,6 +163,15 @@ async def test_a_turn_drops_what_lay_ahead() -> None:
     assert scroll.ahead.figures()["lookahead_dropped_total"] == 4
 
 
+async def test_a_frame_that_comes_in_the_moment_of_the_turn_is_not_counted_as_dropped() -> None:
+    scroll = Scrolling()
+    await scroll.sees(10, 11)
+    scroll.held.add(ref(13))  # its load is about to say so
+    await scroll.sees(10)
+    assert scroll.cancelled == [12, 13, 14, 15]
+    assert scroll.ahead.figures()["lookahead_dropped_total"] == 3
+
+
 async def test_a_jump_begins_anew_and_the_old_scroll_ends_when_idle(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lookahead, "IDLE_S", 0.05)
     scroll = Scrolling()
