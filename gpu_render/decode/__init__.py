@@ -101,7 +101,7 @@ def decode(encoded: EncodedFrame, pool: WorkerPool, *, cores: int = 1, packed: b
     ``packed``: leave to a device what one can unpack.
 
     ``timings["decode"]`` [ms]. Raises UnsupportedTransferSyntax, CorruptPixelData, DecoderTimeout, NotRenderable,
-    TooLarge (beyond the pool's shared memory), Overloaded (pool closed).
+    TooLarge (beyond the pool's shared memory), Overloaded (pool closed), NoProcessorTime.
     """
     decoder = find_decoder(encoded.transfer_syntax_uid)
     layout = encoded.layout
@@ -155,7 +155,8 @@ def _fields(layout: PixelLayout) -> dict[str, int | str | bool]:
 
 
 def time_limit_s(size: int) -> float:
-    """Time [s] a decoder may take for ``size`` decoded bytes. Valid files were measured at a tenth of it or less."""
+    """Processor time [s] a decoder may take for ``size`` decoded bytes. Valid files were measured at a tenth of it or
+    less."""
     return 2.0 + size / 50e6
 
 
